@@ -1,0 +1,5 @@
+"""``python -m qmem``."""
+
+from qmem.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""The families that qmem knows, one function each: config fields in, outline out."""
+
+from collections.abc import Callable
+
+from qmem.architecture.families.falcon import falcon
+from qmem.architecture.families.gemma import gemma, gemma2, gemma3_text
+from qmem.architecture.families.gpt2 import gpt2
+from qmem.architecture.families.gpt_neox import gpt_neox
+from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
+from qmem.architecture.families.mixture import mixtral, qwen2_moe, qwen3_moe
+from qmem.architecture.families.opt import opt
+from qmem.architecture.families.phi3 import phi3
+from qmem.architecture.families.relatives import (
+    cohere,
+    glm,
+    granite,
+    olmo,
+    olmo2,
+    phi,
+    smollm3,
+    stablelm,
+    starcoder2,
+)
+from qmem.architecture.fields import Fields
+from qmem.architecture.outline import Outline
+
+DENSE: dict[str, Callable[[Fields], Outline]] = {
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "gemma": gemma,
+    "gemma2": gemma2,
+    "gemma3_text": gemma3_text,
+    "phi3": phi3,
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "opt": opt,
+    "falcon": falcon,
+    "granite": granite,
+    "smollm3": smollm3,
+    "olmo": olmo,
+    "olmo2": olmo2,
+    "cohere": cohere,
+    "starcoder2": starcoder2,
+    "glm": glm,
+    "stablelm": stablelm,
+    "phi": phi,
+}
+"""Families without experts by ``model_type``."""
+
+
+MIXTURES = {
+    "mixtral": mixtral,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}
+"""Families whose tensors depend on how the library holds experts."""
+
+FAMILIES = (*DENSE, *MIXTURES)
+"""The ``model_type`` of every family that can be described."""
+
+
+def outline(family: str, fields: Fields, *, fused_experts: bool) -> Outline:
+    """The outline of a model of a known family."""
+    if family in MIXTURES:
+        return MIXTURES[family](fields, fused_experts=fused_experts)
+    return DENSE[family](fields)

@@ -1,0 +1,42 @@
+"""GPT-2: learned positions, ``Conv1D`` instead of linears, biases everywhere, a tied head.
+
+Structure and defaults: transformers 5.23, ``models/gpt2``.
+"""
+
+from qmem.architecture.fields import MAX_LAYERS, Fields
+from qmem.architecture.outline import Block, Outline
+from qmem.errors import UnsupportedError
+
+
+def gpt2(fields: Fields) -> Outline:
+    """GPT-2 as a decoder; a config with cross-attention is refused."""
+    if fields.flag("add_cross_attention", absent=False):
+        raise UnsupportedError("this GPT-2 has cross-attention (add_cross_attention), which qmem does not model")
+    hidden = fields.size("n_embd", "hidden_size")
+    fields.size("n_head", "num_attention_heads")
+    fields.must_divide("n_head", "n_embd")
+    vocab, positions = fields.size("vocab_size"), fields.size("n_positions", "max_position_embeddings")
+    opening, closing = Block(), Block()
+    opening.embedding("transformer.wte", vocab, hidden)
+    opening.embedding("transformer.wpe", positions, hidden, role="position embedding")
+    opening.without_parameters("transformer.drop")
+    closing.norm("transformer.ln_f", hidden, bias=True)
+    closing.head("lm_head", vocab, hidden, tied=fields.flag("tie_word_embeddings", absent=True))
+    layers = [_layer(fields, hidden)] * fields.size("n_layer", "num_hidden_layers", most=MAX_LAYERS)
+    return Outline(
+        opening, "transformer.h", layers, closing, "transformer.wte", hidden, positions, learned_positions=True
+    )
+
+
+def _layer(fields: Fields, hidden: int) -> Block:
+    inner = fields.size_or("n_inner", 4 * hidden, null=4 * hidden)
+    layer = Block()
+    layer.norm("ln_1", hidden, bias=True)
+    layer.conv1d("attn.c_attn", 3 * hidden, hidden)
+    layer.conv1d("attn.c_proj", hidden, hidden)
+    layer.without_parameters("attn.attn_dropout", "attn.resid_dropout")
+    layer.norm("ln_2", hidden, bias=True)
+    layer.conv1d("mlp.c_fc", inner, hidden)
+    layer.conv1d("mlp.c_proj", hidden, inner)
+    layer.without_parameters("mlp.act", "mlp.dropout")
+    return layer

@@ -1,0 +1,170 @@
+"""Software stacks: what a library around the model decides about memory, as data with versions.
+
+The same hyperparameters cost gigabytes more or less by stack.  A job names its stack and may set single facts;
+here they are resolved into one :class:`StackFacts`.  Facts that a stack cannot run are refused.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qmem.errors import UnsupportedError, UsageError
+from qmem.job import Job
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """One decision of a stack: the values it can take, what it means, and where the default was read."""
+
+    values: tuple[str, ...]
+    meaning: str
+    source: str
+
+
+class Stack(msgspec.Struct, frozen=True):
+    """A stack: its versions, as they were checked, and its facts."""
+
+    title: str
+    versions: dict[str, str]
+    facts: dict[str, str]
+
+
+class _Catalogue(msgspec.Struct, frozen=True):
+    facts: dict[str, Fact]
+    stacks: dict[str, Stack]
+    not_built: dict[str, str]
+
+
+class StackFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A stack with the facts of one job settled, typed for the program that runs on them."""
+
+    name: str
+    title: str
+    versions: dict[str, str]
+    kbit_preparation: bool
+    cast_norms: bool
+    cast_embeddings: bool
+    autocast: bool
+    adapter_dtype: Literal["fp32", "bf16", "fp16"]
+    reentrant: bool
+    clip_gradients: bool
+    token_mean: bool
+
+
+def stack_names() -> tuple[str, ...]:
+    """The stacks that are built."""
+    return tuple(_catalogue().stacks)
+
+
+def stack_facts() -> dict[str, Fact]:
+    """Every fact that ``--set`` knows, by name."""
+    return _catalogue().facts
+
+
+def resolve_stack(job: Job) -> StackFacts:
+    """The stack of a job with its overrides.
+
+    Raises:
+        UsageError: an unknown stack, fact or value, or facts that contradict the job.
+        UnsupportedError: a stack or a version that is not built yet.
+    """
+    name, _, versions = job.stack.partition("@")
+    stack = _named(name)
+    _check_versions(name, stack, versions)
+    chosen = {**stack.facts, **_checked(job.facts)}
+    if job.amp is not None:
+        chosen["autocast"] = _agreed("autocast", job, "amp", "yes" if job.amp else "no")
+    if job.adapter_dtype is not None:
+        chosen["adapter_dtype"] = _agreed("adapter_dtype", job, "adapter_dtype", job.adapter_dtype)
+    _check_preparation(job, chosen)
+    if job.effective_quant == "none" or chosen["kbit_preparation"] == "no":
+        # The preparation is for quantized bases; without it nothing is cast.
+        chosen.update(kbit_preparation="no", cast_norms="no", cast_embeddings="no")
+    typed = {fact: value if fact == "adapter_dtype" else value in ("yes", "fp32") for fact, value in chosen.items()}
+    return msgspec.convert(
+        {"name": job.stack, "title": stack.title, "versions": stack.versions, **typed}, StackFacts
+    )
+
+
+def facts_in_force(facts: StackFacts) -> dict[str, str]:
+    """The facts as words, for output: ``{"cast_norms": "fp32", "autocast": "yes", ...}``."""
+    return {name: _word(name, getattr(facts, name)) for name in _catalogue().facts}
+
+
+def _word(name: str, value: bool | str) -> str:
+    if isinstance(value, str):
+        return value
+    positive = "fp32" if name.startswith("cast_") else "yes"
+    return positive if value else "no"
+
+
+def _named(name: str) -> Stack:
+    catalogue = _catalogue()
+    if name in catalogue.not_built:
+        raise UnsupportedError(f"the stack {name} ({catalogue.not_built[name]}) is not built yet", hint=_known_stacks())
+    if name not in catalogue.stacks:
+        raise UsageError(f"there is no stack {name!r}", hint=_known_stacks())
+    return catalogue.stacks[name]
+
+
+def _known_stacks() -> str:
+    return f"use one of {', '.join(stack_names())}"
+
+
+def _check_versions(name: str, stack: Stack, versions: str) -> None:
+    """``hf@transformers=5.23.0``: a stack is walked for the versions it was checked against only."""
+    for pair in filter(None, versions.split(",")):
+        library, equals, version = pair.partition("=")
+        if not equals or library not in stack.versions:
+            raise UsageError(
+                f"{pair!r} names no library of the stack {name}",
+                hint=f"write {name}@LIBRARY=VERSION with one of {', '.join(stack.versions)}",
+            )
+        if version != stack.versions[library]:
+            raise UnsupportedError(
+                f"the stack {name} is modelled for {library} {stack.versions[library]}, not yet for {version}",
+                hint=f"use --stack {name}, and --set for the facts that differ",
+            )
+
+
+def _checked(facts: dict[str, str]) -> dict[str, str]:
+    known = _catalogue().facts
+    for name, value in facts.items():
+        if name not in known:
+            raise UsageError(f"there is no fact {name!r}", hint=f"the facts are {', '.join(known)}")
+        if value not in known[name].values:
+            raise UsageError(f"the fact {name} is {value!r}, but must be one of {', '.join(known[name].values)}")
+    return facts
+
+
+def _agreed(fact: str, job: Job, field: str, value: str) -> str:
+    if job.facts.get(fact, value) != value:
+        raise UsageError(
+            f"the job's {field} means {fact}={value}, but {fact}={job.facts[fact]} is set", hint="set only one of them"
+        )
+    return value
+
+
+def _check_preparation(job: Job, chosen: dict[str, str]) -> None:
+    """A cast that somebody asked for must have a preparation that carries it out."""
+    asked = [name for name in ("cast_norms", "cast_embeddings") if job.facts.get(name) == "fp32"]
+    asked += ["kbit_preparation"] if job.facts.get("kbit_preparation") == "yes" else []
+    if asked and job.effective_quant == "none":
+        raise UsageError(
+            f"{asked[0]} is a fact of the k-bit preparation, but the base of method {job.method} is not quantized"
+        )
+    if asked and chosen["kbit_preparation"] == "no":
+        raise UsageError(
+            f"{asked[0]}=fp32 needs the k-bit preparation, which the stack {job.stack} leaves out",
+            hint="add --set kbit_preparation=yes",
+        )
+
+
+_loaded: list[_Catalogue] = []
+
+
+def _catalogue() -> _Catalogue:
+    if not _loaded:
+        text = Path(__file__).with_name("stacks.json").read_bytes()
+        _loaded.append(msgspec.json.decode(text, type=_Catalogue))
+    return _loaded[0]

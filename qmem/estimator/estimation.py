@@ -1,0 +1,222 @@
+"""``estimate``: describe the model, walk the step on paper, replay or round, settle.  The estimator's top."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from qmem.allocator import Replay, parse_settings, round_to_grain
+from qmem.allocator import replay as replay_trace
+from qmem.allocator import warnings as allocator_warnings
+from qmem.architecture import AdapterPlan, Architecture, adapt, describe, position_warning, quantized_modules
+from qmem.catalogue import FoundModel, Gpu, find_model
+from qmem.catalogue.stacks import StackFacts, facts_in_force, resolve_stack
+from qmem.errors import UnsupportedError
+from qmem.estimator import paper
+from qmem.estimator.model import layer_of, trained_parameters
+from qmem.estimator.repeat import WALKED_LAYERS, repeated
+from qmem.estimator.settle import Settled, series_name, settle, with_range
+from qmem.estimator.step import Walk, walk
+from qmem.estimator.storage import optimizer_state
+from qmem.estimator.supported import check_supported
+from qmem.job import Job
+from qmem.ledger import Item, Kind, Ledger, Parameters, Peak, Reading, Trace
+
+ASSUMED_GPU = paper.Gpu((8, 0), 108)
+"""Without a named GPU kernels are chosen as on an A100 (compute capability 8.0, 108 multiprocessors)."""
+
+
+class Described(NamedTuple):
+    """A job with everything that follows from its model and its stack."""
+
+    job: Job
+    found: FoundModel
+    architecture: Architecture
+    plan: AdapterPlan
+    quantized: frozenset[str]
+    facts: StackFacts
+    gpu: paper.Gpu
+
+
+def estimate(job: Job, gpu: Gpu | None = None, *, replay: bool = False) -> Ledger:
+    """The ledger of a job, from a walk through its steps; no torch, no network, no weights.
+
+    Args:
+        job: what is asked.
+        gpu: the card whose kernels and workspaces are used; an A100 where none is named.
+        replay: run the caching allocator over every event, for the bytes it holds reserved and the tails of its
+            blocks; without it every allocation is rounded to 512 bytes, and reserved is absent.
+
+    Raises:
+        UsageError: the job contradicts itself or its model.
+        UnsupportedError: the job asks for something that is not modelled yet.
+    """
+    described = _describe(job, gpu)
+    with _without_garbage_collection():
+        trace = _walk(described)
+        blocks, played = _replayed(job, trace, replays=replay)
+        settled = settle(trace, blocks, described.architecture.n_layers)
+    return _ledger(described, settled, played, gpu)
+
+
+def trace_of(job: Job, gpu: Gpu | None = None) -> Trace:
+    """Every allocation and free of the job's walk."""
+    with _without_garbage_collection():
+        return _walk(_describe(job, gpu))
+
+
+def _describe(job: Job, gpu: Gpu | None) -> Described:
+    found = find_model(job.model)
+    architecture = describe(found.config)
+    plan = adapt(architecture, job)
+    facts = resolve_stack(job)
+    check_supported(job, plan, facts)
+    quantized = frozenset(linear.name for linear in quantized_modules(architecture, job))
+    return Described(job, found, architecture, plan, quantized, facts, _kernels_of(gpu))
+
+
+def _kernels_of(gpu: Gpu | None) -> paper.Gpu:
+    if gpu is None:
+        return ASSUMED_GPU
+    if gpu.compute_capability is None or gpu.sm_count is None:
+        raise UnsupportedError(f"kernels of {gpu.name} are not modelled", hint="name an NVIDIA GPU of qmem gpus")
+    major, minor = gpu.compute_capability.split(".")
+    return paper.Gpu((int(major), int(minor)), gpu.sm_count)
+
+
+def _walk(described: Described) -> Trace:
+    """Walk five layers and repeat the middle one; walk all where they are few or not alike."""
+    n_layers = described.architecture.n_layers
+    if n_layers > WALKED_LAYERS:
+        cut = _program(described, WALKED_LAYERS)
+        longer = repeated(cut.trace, cut.regions, n_layers)
+        if longer is not None:
+            return longer
+    return _program(described, n_layers).trace
+
+
+def _program(described: Described, n_layers: int) -> Walk:
+    """Run the job's program with the first ``n_layers`` layers of its model."""
+    whole, plan = described.architecture, described.plan
+
+    def kept(name: str) -> bool:
+        layer = layer_of(name)
+        return layer is None or layer < n_layers
+
+    architecture = whole._replace(
+        parameters=tuple(parameter for parameter in whole.parameters if kept(parameter.name)),
+        linears=tuple(linear for linear in whole.linears if kept(linear.name)),
+        n_layers=n_layers,
+    )
+    adapted = tuple(module for module in plan.adapted if kept(module.name))
+    cut = plan._replace(adapted=adapted)
+    return walk(described.job, architecture, cut, described.quantized, described.facts, described.gpu)
+
+
+def _replayed(job: Job, trace: Trace, *, replays: bool) -> tuple[list[int], Replay | None]:
+    """What the allocator hands out for each allocation: a multiple of 512 bytes, or the block of a replay."""
+    if not replays:
+        return [round_to_grain(size) for size in trace.sizes], None
+    played = replay_trace(trace, parse_settings(job.alloc_conf, expandable_segments=job.expandable_segments))
+    return played.block_bytes, played
+
+
+def _ledger(described: Described, settled: Settled, played: Replay | None, gpu: Gpu | None) -> Ledger:
+    job, plan, found = described.job, described.plan, described.found
+    managed = _managed(described, settled)
+    return Ledger(
+        instrument="estimate",
+        job=job,
+        model=found.id,
+        device=gpu.name if gpu else "",
+        stack={"title": described.facts.title, **facts_in_force(described.facts)},
+        versions=described.facts.versions,
+        parameters=Parameters(plan.total, plan.trainable),
+        peak=_peak(settled, played),
+        paged_bytes=sum(item.n_bytes for item in managed),
+        items=(*settled.items, *managed),
+        readings=(*settled.readings, *_reserved_readings(settled, played)),
+        assumptions=_assumptions(described, gpu),
+        warnings=_warnings(described),
+    )
+
+
+def _peak(settled: Settled, played: Replay | None) -> Peak:
+    span = settled.peak
+    return Peak(
+        moment=span.moment(span.high_water),
+        requested_bytes=settled.requested[span.high_water],
+        allocated_bytes=settled.allocated[span.high_water],
+        reserved_bytes=played.peak_reserved_bytes if played else None,
+    )
+
+
+def _reserved_readings(settled: Settled, played: Replay | None) -> list[Reading]:
+    """What the allocator held reserved when each phase closed, and at most during it."""
+    uses = {tuple(use.mark[1:4]): use for use in played.phases} if played else {}
+    readings = []
+    for span in settled.spans:
+        use = uses.get(tuple(span.mark[1:4]))
+        if use is not None:
+            common = {"moment": span.closing, "waterline": "reserved", "counter": "replay"}
+            readings += [
+                Reading(measure="peak", n_bytes=use.peak_reserved_bytes, **common),
+                Reading(measure="current", n_bytes=use.reserved_bytes, **common),
+            ]
+    return readings
+
+
+def _managed(described: Described, settled: Settled) -> list[Item]:
+    """The state that a paged optimizer keeps in managed memory: born in the first optimizer step, for good."""
+    born = next(span.closing for span in settled.spans if span.mark.phase == "optimizer step")
+    totals: dict[tuple[str, str], list[int]] = {}
+    for name, shape, dtype in trained_parameters(described.architecture, described.plan, described.facts, described.job):
+        for piece in optimizer_state(described.job.optimizer, shape, dtype):
+            if piece.space == "managed":
+                totals.setdefault((series_name(f"{name}.{piece.name}"), piece.because), []).append(piece.n_bytes)
+    n_layers = described.architecture.n_layers
+    return [
+        Item(
+            n_bytes=sum(sizes),
+            kind=Kind.OPTIMIZER_STATE,
+            owner=with_range(owner, len(sizes), n_layers),
+            born=born,
+            space="managed",
+            because=because,
+            count=len(sizes),
+        )
+        for (owner, because), sizes in totals.items()
+    ]
+
+
+def _assumptions(described: Described, gpu: Gpu | None) -> tuple[str, ...]:
+    sentences = []
+    if gpu is None:
+        sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
+    if described.job.grad_accum > 1:
+        sentences.append("micro-steps after the second are like the second")
+    return tuple(sentences)
+
+
+def _warnings(described: Described) -> tuple[str, ...]:
+    job = described.job
+    beyond = position_warning(described.architecture, job.seq)
+    settings = parse_settings(job.alloc_conf, expandable_segments=job.expandable_segments)
+    return (
+        *described.found.notes,
+        *described.plan.warnings,
+        *([beyond] if beyond else []),
+        *allocator_warnings(settings),
+    )
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Paper tensors die by reference count alone; the cycle collector would only look for what is not there."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

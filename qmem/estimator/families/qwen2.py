@@ -1,0 +1,24 @@
+"""The step of a Qwen2: a Llama's, with biases on q, k and v; a window only where ``use_sliding_window`` is set.
+
+Source: transformers 5.23.0 ``models/qwen2/modeling_qwen2.py``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qmem.errors import UnsupportedError
+from qmem.estimator.families import llama
+
+
+def options(config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
+    """A Llama's options.
+
+    Raises:
+        UnsupportedError: the config windows some of its layers only.
+    """
+    if config.get("use_sliding_window") and config.get("max_window_layers", 0) < config["num_hidden_layers"]:
+        raise UnsupportedError(
+            "the config uses a sliding window on some layers, which the estimate does not walk yet",
+            hint="set use_sliding_window to false in the config to plan the job without it",
+        )
+    return llama.options(config, attention)

@@ -1,0 +1,294 @@
+"""Operations of torch on paper tensors: what each allocates, saves for backward, and frees.
+
+Every function here is one operator of ``torch`` 2.14.1 as PyTorch's eager mode runs it.  Sources:
+``tools/autograd/derivatives.yaml`` (what is saved), ``torch/csrc/autograd/FunctionsManual.cpp`` (what backward
+computes), ``aten/src/ATen/autocast_mode.cpp`` (which operators cast).  Checked event by event against recorded
+steps (``tests/estimator/golden``).  Attention stands in ``attention.py``.
+"""
+
+from math import prod
+
+from qmem.estimator.kernel_choice import cublas_workspace_bytes
+from qmem.estimator.paper import DTYPE_BYTES, Paper, PaperTensor, Role, Storage, empty
+from qmem.estimator.tape import Gradients, Node, record, save_output
+from qmem.ledger import Kind
+
+Shape = tuple[int, ...]
+
+
+def like(
+    x: PaperTensor, node: Node | None = None, dtype: str | None = None, shape: Shape | None = None
+) -> PaperTensor:
+    """A new tensor with the memory layout of ``x``."""
+    return empty(x.paper, shape or x.shape, dtype or x.dtype, node, swapped=x.swapped)
+
+
+def _gradient(g: PaperTensor, shape: Shape | None = None) -> PaperTensor:
+    return empty(g.paper, shape or g.shape, g.dtype, swapped=g.swapped)
+
+
+def _view_of(g: PaperTensor, shape: Shape, *, swapped: bool) -> PaperTensor:
+    return PaperTensor(shape, g.dtype, g.storage, base=g, swapped=swapped)
+
+
+def _promoted(a: PaperTensor, b: PaperTensor) -> str:
+    return a.dtype if DTYPE_BYTES[a.dtype] >= DTYPE_BYTES[b.dtype] else b.dtype
+
+
+# ---------------------------------------------------------------------------------------------------- views
+
+
+def view(x: PaperTensor, shape: Shape) -> PaperTensor:
+    """``x.view(shape)``: no memory.  Backward is a view too, but copies a gradient whose dimensions are swapped."""
+    x_shape = x.shape
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        if g.swapped and len(shape) != len(x_shape):
+            return (empty(g.paper, x_shape, g.dtype),)
+        return (_view_of(g, x_shape, swapped=g.swapped),)
+
+    node = record(x.paper, "view", [x], backward)
+    return PaperTensor(shape, x.dtype, x.storage, node, base=x, swapped=x.swapped)
+
+
+def swap_heads(x: PaperTensor) -> PaperTensor:
+    """``x.transpose(1, 2)``: no memory, forward and backward."""
+    b, h, s, d = x_shape = x.shape
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        return (_view_of(g, x_shape, swapped=not g.swapped),)
+
+    node = record(x.paper, "transpose", [x], backward)
+    return PaperTensor((b, s, h, d), x.dtype, x.storage, node, base=x, swapped=not x.swapped)
+
+
+def half(x: PaperTensor) -> PaperTensor:
+    """``x[..., : n // 2]``: a view.  ``slice_backward`` makes zeros of the full shape."""
+    x_shape = x.shape
+    node = record(x.paper, "slice", [x], lambda g, _: (empty(g.paper, x_shape, g.dtype),))
+    return PaperTensor((*x_shape[:-1], x_shape[-1] // 2), x.dtype, x.storage, node, base=x, swapped=x.swapped)
+
+
+def contiguous(x: PaperTensor) -> PaperTensor:
+    """``x.contiguous()`` of a tensor whose dimensions are swapped: a copy; nothing is saved."""
+    return empty(x.paper, x.shape, x.dtype, record(x.paper, "contiguous", [x], lambda g, _: (g,)))
+
+
+# ---------------------------------------------------------------------------------------------- elementwise
+
+
+def to(x: PaperTensor, dtype: str) -> PaperTensor:
+    """``x.to(dtype)``: ``x`` itself, or a copy; backward casts the gradient back."""
+    if x.dtype == dtype:
+        return x
+    x_dtype = x.dtype
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        return (like(g, dtype=x_dtype) if g.dtype != x_dtype else g,)
+
+    return like(x, record(x.paper, f"to {dtype}", [x], backward), dtype)
+
+
+def clone(x: PaperTensor) -> PaperTensor:
+    """``x.clone()``: a copy; the gradient passes through."""
+    return like(x, record(x.paper, "clone", [x], lambda g, _: (g,)))
+
+
+def add(a: PaperTensor, b: PaperTensor) -> PaperTensor:
+    """``a + b``: the result; both gradients are the incoming one."""
+
+    def backward(g: PaperTensor, needs: list[bool]) -> Gradients:
+        return g if needs[0] else None, g if needs[1] else None
+
+    return like(a, record(a.paper, "add", [a, b], backward), _promoted(a, b))
+
+
+def add_scalar(x: PaperTensor) -> PaperTensor:
+    """``x + c``: the result; the gradient passes through."""
+    return like(x, record(x.paper, "add scalar", [x], lambda g, _: (g,)))
+
+
+def scale(x: PaperTensor) -> PaperTensor:
+    """``x * c``: the result; backward makes one of the same size.  Nothing is saved."""
+    return like(x, record(x.paper, "mul scalar", [x], lambda g, _: (_gradient(g),)))
+
+
+def negate(x: PaperTensor) -> PaperTensor:
+    """``-x``: the result; backward makes one of the same size."""
+    return like(x, record(x.paper, "neg", [x], lambda g, _: (_gradient(g),)))
+
+
+def mul(a: PaperTensor, b: PaperTensor) -> PaperTensor:
+    """``a * b``: each side is saved only if the other needs a gradient; a gradient has the result's shape first."""
+
+    def backward(g: PaperTensor, needs: list[bool], *_: PaperTensor | None) -> Gradients:
+        grad_b = _gradient(g) if needs[1] else None
+        grad_a = _gradient(g) if needs[0] else None
+        return grad_a, grad_b
+
+    saved = (a if b.requires_grad else None, b if a.requires_grad else None)
+    node = record(a.paper, "mul", [a, b], backward, saved)
+    return like(a if a.numel >= b.numel else b, node, _promoted(a, b))
+
+
+def square(x: PaperTensor) -> PaperTensor:
+    """``x.pow(2)``: saves ``x``.  Backward is ``grad * (2 * x.pow(1))``: two temporaries, freed with it."""
+
+    def backward(_g: PaperTensor, _: list[bool], saved: PaperTensor) -> Gradients:
+        power = like(saved)
+        doubled = like(saved)
+        grad = like(saved)
+        del power, doubled
+        return (grad,)
+
+    return like(x, record(x.paper, "pow", [x], backward, (x,)))
+
+
+def mean_last(x: PaperTensor) -> PaperTensor:
+    """``x.mean(-1, keepdim=True)``: one element a row; backward divides an expanded gradient, at full size."""
+    x_shape = x.shape
+    node = record(x.paper, "mean", [x], lambda g, _: (empty(g.paper, x_shape, g.dtype),))
+    return empty(x.paper, (*x_shape[:-1], 1), x.dtype, node)
+
+
+def rsqrt(x: PaperTensor) -> PaperTensor:
+    """``torch.rsqrt(x)``: saves its result.  Backward is ``-0.5 * grad * result.pow(3)``: two temporaries."""
+
+    def backward(_g: PaperTensor, _: list[bool], result: PaperTensor) -> Gradients:
+        cubed = like(result)
+        scaled = like(result)
+        grad = like(result)
+        del cubed, scaled
+        return (grad,)
+
+    node = record(x.paper, "rsqrt", [x], backward)
+    result = like(x, node)
+    save_output(node, result)
+    return result
+
+
+def silu(x: PaperTensor) -> PaperTensor:
+    """``F.silu(x)``: saves ``x``; backward makes one of its size."""
+    return like(x, record(x.paper, "silu", [x], lambda _g, _, saved: (like(saved),), (x,)))
+
+
+def cat_halves(a: PaperTensor, b: PaperTensor) -> PaperTensor:
+    """``torch.cat((a, b), -1)`` of two equal halves: the result; backward hands out views."""
+    half_shape = a.shape
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        return _view_of(g, half_shape, swapped=g.swapped), _view_of(g, half_shape, swapped=g.swapped)
+
+    node = record(a.paper, "cat", [a, b], backward)
+    return empty(a.paper, (*half_shape[:-1], 2 * half_shape[-1]), a.dtype, node)
+
+
+def dropout(x: PaperTensor) -> PaperTensor:
+    """``F.dropout`` in training: ``native_dropout`` makes a mask of one byte an element, which is saved, and the result.
+
+    Backward makes one of the gradient's size.
+    """
+    node = record(x.paper, "dropout", [x], lambda g, _, _mask: (_gradient(g),))
+    mask = like(x, dtype="bool")
+    result = like(x, node)
+    save_output(node, mask)
+    return result
+
+
+# -------------------------------------------------------------------------------------- autocast and matmul
+
+
+def cast_for_matmul(x: PaperTensor) -> PaperTensor:
+    """What autocast makes of an argument of a matrix multiplication.
+
+    The cast of a leaf that requires a gradient is kept until autocast ends (or, in a recomputation, until that
+    ends); no other cast is.  Source: ``autocast_mode.cpp`` (``cached_cast``).
+    """
+    paper = x.paper
+    if paper.autocast_dtype is None or x.dtype != "fp32":
+        return x
+    if not x.trainable:
+        return to(x, paper.autocast_dtype)
+    key = id(x)
+    if key not in paper.autocast_cache:
+        paper.autocast_cache[key] = to(x, paper.autocast_dtype)
+    return paper.autocast_cache[key]
+
+
+def use_cublas(paper: Paper) -> None:
+    """A multiplication through cuBLAS: the first one of a thread allocates the workspace of its handle, for good.
+
+    The handle is asked for when the result is already there.
+
+    Source: torch 2.14.1 ``aten/src/ATen/cuda/CublasHandlePool.cpp``.
+    """
+    if paper.thread not in paper.workspaces:
+        n_bytes = cublas_workspace_bytes(paper.gpu.capability)
+        outer = paper.role, paper.rule
+        paper.role, paper.rule = Role(Kind.WORKSPACE, f"cuBLAS handle of the {paper.thread} thread"), ""
+        paper.workspaces[paper.thread] = Storage(paper, n_bytes, (n_bytes,), "uint8")
+        paper.role, paper.rule = outer
+
+
+def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None) -> PaperTensor:
+    """``F.linear(x, weight, bias)``: ``x[..., k] @ weight[n, k].T``.
+
+    Saves ``x`` only if the weight needs a gradient and the weight only if ``x`` does.  The gradient of ``x``
+    comes out of a view (of ``[tokens, k]``), so no other gradient is added to it in place.
+    """
+    x_shape, weight_shape = x.shape, weight.shape
+
+    def backward(g: PaperTensor, needs: list[bool], *_: PaperTensor | None) -> Gradients:
+        grad_x = grad_weight = None
+        if needs[1]:
+            grad_weight = empty(g.paper, weight_shape, g.dtype)
+            use_cublas(g.paper)
+        if needs[0]:
+            flat = empty(g.paper, x_shape, g.dtype)
+            grad_x = _view_of(flat, x_shape, swapped=False)
+            use_cublas(g.paper)
+        grad_bias = empty(g.paper, weight_shape[:1], g.dtype) if needs[2] else None
+        return grad_x, grad_weight, grad_bias
+
+    saved = (x if weight.requires_grad else None, weight if x.requires_grad else None)
+    node = record(x.paper, "matmul", [x, weight, bias], backward, saved)
+    out = empty(x.paper, (*x_shape[:-1], weight_shape[0]), x.dtype, node)
+    use_cublas(x.paper)
+    return out
+
+
+def linear(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None) -> PaperTensor:
+    """``F.linear`` under autocast: the weight is cast before the input (arguments are evaluated from the right)."""
+    bias = None if bias is None else cast_for_matmul(bias)
+    weight = cast_for_matmul(weight)
+    x = cast_for_matmul(x)
+    return matmul(x, weight, bias)
+
+
+def fold(x: PaperTensor) -> PaperTensor:
+    """``[b, h, s, d]`` as ``[b * h, s, d]`` for ``bmm``: swapped dimensions are copied if the batch is above 1."""
+    if not x.swapped or x.shape[0] == 1:
+        return x
+    return empty(x.paper, x.shape, x.dtype, record(x.paper, "reshape", [x], lambda g, _: (g,)))
+
+
+def batched_matmul(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> PaperTensor:
+    """``torch.matmul`` of two ``[b, h, ., .]`` tensors: saves both."""
+    b = cast_for_matmul(b)
+    a = cast_for_matmul(a)
+    a = fold(a)
+    b = fold(b)
+    a_shape, b_shape = a.shape, b.shape
+
+    def backward(g: PaperTensor, _: list[bool], _a: PaperTensor, _b: PaperTensor) -> Gradients:
+        grad_b = empty(g.paper, b_shape, g.dtype)
+        grad_a = empty(g.paper, a_shape, g.dtype)
+        return grad_a, grad_b
+
+    node = record(a.paper, "bmm", [a, b], backward, (a, b))
+    return empty(a.paper, (*a_shape[:3], b_shape[2] if transpose_b else b_shape[3]), a.dtype, node)
+
+
+def tokens(x: PaperTensor) -> int:
+    """How many rows a multiplication sees: all dimensions but the last."""
+    return prod(x.shape[:-1])

@@ -1,0 +1,97 @@
+"""One optimizer step on paper: clipping, the state that appears in the first step, and the temporaries.
+
+What state each parameter holds, and where, stands in ``storage.py``.  Sources: torch 2.14.1
+``nn/utils/clip_grad.py``, ``optim/adamw.py`` (``_multi_tensor_adamw``), ``optim/sgd.py``; bitsandbytes 0.50.2
+``optim/optimizer.py``; transformers 5.23.0 ``optimization.py`` (``Adafactor``).
+"""
+
+from qmem.estimator.model import layer_of
+from qmem.estimator.paper import Paper, PaperTensor, Role, empty, parameter
+from qmem.estimator.storage import Piece, optimizer_shared, optimizer_state
+from qmem.job.job import Optimizer
+from qmem.ledger import Kind
+
+_TEMPORARY = Role(Kind.OPTIMIZER_TEMPORARY, "optimizer step")
+
+
+class PaperOptimizer:
+    """The optimizer of a job and what it holds.
+
+    Attributes:
+        state: its tensors on the GPU; what is paged lies outside torch's allocator and so outside the trace.
+    """
+
+    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor]) -> None:
+        self.paper, self.name, self.trainable = paper, name, trainable
+        self.state: list[PaperTensor] = []
+
+    def step(self, *, first: bool) -> None:
+        """``optimizer.step()``."""
+        if first:
+            for piece in optimizer_shared(self.name):
+                self._keep("optimizer", piece)
+        if self.name.startswith(("adamw_torch", "sgd")):
+            self._foreach_step(first=first)
+        else:
+            self._step_by_parameter(first=first)
+
+    def _step_by_parameter(self, *, first: bool) -> None:
+        """bitsandbytes: one parameter after the other, state made on the way, updated in place."""
+        for tensor in self.trainable:
+            self.paper.enter_layer(layer_of(tensor.name))
+            if first:
+                self._make_state(tensor)
+        self.paper.enter_layer(None)
+
+    def _foreach_step(self, *, first: bool) -> None:
+        """torch's foreach: all state first, then ``sqrt(exp_avg_sq)`` of all parameters at once (fused: nothing)."""
+        if first:
+            self._step_by_parameter(first=True)
+        if self.name != "adamw_torch":
+            return
+        paper, outer = self.paper, self.paper.role
+        paper.role, paper.rule = _TEMPORARY, "sqrt(exp_avg_sq)"
+        roots: list[PaperTensor | None] = []
+        for tensor in self.trainable:
+            paper.enter_layer(layer_of(tensor.name))
+            roots.append(empty(paper, tensor.shape, tensor.dtype))
+        self._drop(roots)
+        paper.role = outer
+
+    def _drop(self, tensors: "list[PaperTensor | None]") -> None:
+        for index, tensor in enumerate(self.trainable):
+            self.paper.enter_layer(layer_of(tensor.name))
+            tensors[index] = None
+        self.paper.enter_layer(None)
+
+    def _make_state(self, tensor: PaperTensor) -> None:
+        for piece in optimizer_state(self.name, tensor.shape, tensor.dtype):
+            self._keep(tensor.name, piece)
+
+    def _keep(self, owner: str, piece: Piece) -> None:
+        if piece.space == "gpu":
+            name = f"{owner}.{piece.name}"
+            self.state.append(parameter(self.paper, name, piece.shape, piece.dtype, Kind.OPTIMIZER_STATE))
+
+    def clip_gradients(self) -> None:
+        """``clip_grad_norm_``: one scalar norm a gradient, stacked, and their norm; gradients scale in place."""
+        paper, outer = self.paper, self.paper.role
+        paper.role, paper.rule = _TEMPORARY, "gradient norm"
+        norms: list[PaperTensor | None] = []
+        for tensor in self.trainable:
+            paper.enter_layer(layer_of(tensor.name))
+            norms.append(empty(paper, (), "fp32"))
+        paper.enter_layer(None)
+        stacked = empty(paper, (len(norms),), "fp32")
+        total = empty(paper, (), "fp32")
+        del stacked
+        self._drop(norms)
+        del total
+        paper.role = outer
+
+    def zero_grad(self) -> None:
+        """``zero_grad(set_to_none=True)``."""
+        for tensor in self.trainable:
+            self.paper.enter_layer(layer_of(tensor.name))
+            tensor.grad = None
+        self.paper.enter_layer(None)

@@ -1,0 +1,107 @@
+"""The program of the whole job: load, prepare, and two training steps (the first has no optimizer state yet).
+
+With gradient accumulation the second micro-step stands for all later ones: gradients are there by then, and no
+later one differs.  Sources: transformers 5.23.0 ``trainer.py`` (``training_step``, ``_inner_training_loop``);
+accelerate 1.15.0 ``utils/operations.py`` (``ConvertOutputsToFp32``).
+"""
+
+from typing import NamedTuple
+
+from qmem.architecture import AdapterPlan, Architecture
+from qmem.catalogue.stacks import StackFacts
+from qmem.estimator.loss import causal_lm_loss
+from qmem.estimator.model import PaperModel, Program
+from qmem.estimator.operations import to
+from qmem.estimator.optimizers import PaperOptimizer
+from qmem.estimator.paper import Gpu, Paper, PaperTensor, Region, Role, empty
+from qmem.estimator.tape import run_backward
+from qmem.job import Job
+from qmem.ledger import Kind, Trace
+
+_INPUTS = Role(Kind.INTERMEDIATE, "batch")
+_HEAD = Role(Kind.LOGITS, "lm_head")
+_LOSS = Role(Kind.LOGITS, "loss")
+
+
+class Walk(NamedTuple):
+    """What a walk leaves: the trace, and which stretches of it belong to a layer."""
+
+    trace: Trace
+    regions: list[Region]
+
+
+def walk(
+    job: Job,
+    architecture: Architecture,
+    plan: AdapterPlan,
+    quantized: frozenset[str],
+    facts: StackFacts,
+    gpu: Gpu,
+) -> Walk:
+    """Run the job on paper."""
+    paper = Paper(gpu)
+    model = PaperModel(paper, architecture, job)
+    paper.begin_phase("load")
+    model.load(quantized)
+    paper.begin_phase("prepare", empties_cache=True)
+    if facts.kbit_preparation:
+        model.prepare_for_kbit_training(facts)
+        paper.begin_phase("prepare", empties_cache=True)
+    model.adapt(plan, facts)
+    program = model.program(facts)
+    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable)
+    for step in (1, 2):
+        _training_step(paper, job, facts, program, optimizer, step)
+    paper.begin_phase("rest", 2)
+    return Walk(paper.finish(), paper.regions)
+
+
+def _training_step(
+    paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer, step: int
+) -> None:
+    for micro_step in range(1, min(job.grad_accum, 2) + 1):
+        paper.begin_phase("forward", step, micro_step)
+        paper.role, paper.rule = _INPUTS, "inputs"
+        input_ids = empty(paper, (job.batch, job.seq), "int64")
+        paper.rule = "labels"
+        labels = empty(paper, (job.batch, job.seq), "int64")
+        loss = _forward(paper, job, facts, program, input_ids, labels, (step, micro_step))
+        paper.begin_phase("backward", step, micro_step)
+        run_backward(loss)
+        paper.enter_layer(None)
+        del loss, input_ids, labels
+    paper.begin_phase("optimizer step", step)
+    if facts.clip_gradients:
+        optimizer.clip_gradients()
+    optimizer.step(first=step == 1)
+    optimizer.zero_grad()
+
+
+def _forward(
+    paper: Paper,
+    job: Job,
+    facts: StackFacts,
+    program: Program,
+    input_ids: PaperTensor,
+    labels: PaperTensor,
+    at: tuple[int, int],
+) -> PaperTensor:
+    """The model's forward, under autocast where the stack has it.
+
+    The cast weights in autocast's cache live until it ends; then the returned logits are made fp32, which frees
+    the 16-bit ones only after.
+    """
+    if facts.autocast:
+        paper.autocast_dtype = job.compute_dtype if job.compute_dtype != "fp32" else "bf16"
+    hidden_states = program.decoder(input_ids)
+    paper.begin_phase("loss", *at)
+    paper.role = _HEAD
+    logits = program.head(hidden_states)
+    paper.role = _LOSS
+    loss = causal_lm_loss(logits, labels, token_mean=facts.token_mean)
+    del hidden_states
+    paper.autocast_dtype, paper.autocast_cache = None, {}
+    if facts.autocast:
+        converted = to(logits, "fp32")
+        del converted
+    return loss

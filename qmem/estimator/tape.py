@@ -1,0 +1,287 @@
+"""The tape and the engine: what autograd saves, in which order the backward pass runs, what it adds and casts.
+
+Follows torch 2.14.1 ``torch/csrc/autograd/engine.cpp`` (``evaluate_function``, ``validate_outputs``),
+``input_buffer.cpp`` (``accumulate``) and ``functions/accumulate_grad.h``.  Checked event by event against
+recorded steps (``tests/estimator/golden``).
+"""
+
+import heapq
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from qmem.estimator.paper import Paper, PaperTensor, empty
+from qmem.ledger import Kind
+
+Gradients = tuple["PaperTensor | None", ...]
+Backward = Callable[..., Gradients]
+Edge = tuple["Node | None", "tuple[int, ...]", str]
+
+_NO_EDGE: Edge = (None, (), "")
+_AFTER_ALL = sys.maxsize
+
+
+class Node:
+    """One backward operation.
+
+    Attributes:
+        sequence: when it was recorded; the engine runs the youngest ready node first.
+        edges: for each input the node its gradient goes to, with the input's shape and dtype.
+        saved: what the hooks made of the tensors saved for backward.
+        backward: ``backward(grad, needs, *saved)`` gives one gradient for each input.
+    """
+
+    __slots__ = ("__weakref__", "backward", "edges", "layer", "name", "role", "saved", "sequence")
+
+    def __init__(self, paper: Paper, name: str, backward: Backward) -> None:
+        self.name = name
+        self.backward = backward
+        self.role = paper.role
+        self.layer = paper.layer
+        self.saved: list[Any] = []
+        self.edges: list[Edge] = []
+        paper.sequence_number += 1
+        self.sequence = paper.sequence_number
+
+
+class Accumulator(Node):
+    """``AccumulateGrad`` of a leaf: runs as soon as its gradient is there."""
+
+    __slots__ = ("leaf",)
+
+    def __init__(self, leaf: PaperTensor) -> None:
+        self.leaf = leaf
+        self.sequence = _AFTER_ALL
+        self.edges = []
+        self.saved = []
+        self.name = "AccumulateGrad"
+        self.layer = None
+
+
+def record(
+    paper: Paper,
+    name: str,
+    inputs: Sequence[PaperTensor | None],
+    backward: Backward,
+    saved: Sequence[PaperTensor | None] = (),
+) -> Node | None:
+    """Make the node of an operation before the operation runs, as generated autograd code does.
+
+    Saved inputs are packed here; an operation that saves its output appends it with ``save_output``.
+    Returns ``None`` where no gradient is needed; then nothing is saved.
+    """
+    paper.rule = name
+    if not paper.grad_enabled or not any(t is not None and t.requires_grad for t in inputs):
+        return None
+    node = Node(paper, name, backward)
+    node.edges = [_edge(tensor) for tensor in inputs]
+    node.saved = [None if tensor is None else _pack(paper, tensor) for tensor in saved]
+    return node
+
+
+def save_output(node: Node | None, *outputs: PaperTensor) -> None:
+    """Save outputs of an operation: aliases of their storage, since a node must not hold the tensor it made."""
+    if node is not None:
+        node.saved += [_pack(tensor.paper, tensor.detached()) for tensor in outputs]
+
+
+def _edge(tensor: PaperTensor | None) -> Edge:
+    if tensor is None or not tensor.requires_grad:
+        return _NO_EDGE
+    if not tensor.trainable:
+        return (tensor.node, tensor.shape, tensor.dtype)
+    # The graph holds a leaf's AccumulateGrad; the leaf knows it only weakly.
+    accumulator = tensor.accumulator() if tensor.accumulator else None
+    if accumulator is None:
+        accumulator = Accumulator(tensor)
+        tensor.accumulator = weakref.ref(accumulator)
+    return (accumulator, tensor.shape, tensor.dtype)
+
+
+def _pack(paper: Paper, tensor: PaperTensor) -> Any:
+    hooks = paper.saved_tensor_hooks
+    return hooks[-1](tensor) if hooks else tensor.detached()
+
+
+def run_backward(loss: PaperTensor) -> None:
+    """``loss.backward()``: every gradient, in the engine's order, on the autograd thread."""
+    paper, root = loss.paper, loss.node
+    if root is None:
+        return
+    outer = (paper.grad_enabled, paper.thread, paper.role)
+    paper.grad_enabled, paper.thread = False, "autograd"
+    _Engine(paper, root).run()
+    paper.grad_enabled, paper.thread, paper.role = outer
+
+
+class _Engine:
+    """Ready nodes by youngest sequence number, and the gradients that wait for each node."""
+
+    def __init__(self, paper: Paper, root: Node) -> None:
+        self.paper = paper
+        self.waiting = _count_dependencies(root)
+        self.tie = 0
+        self.ready = [(-root.sequence, 0, root)]
+        paper.rule = "gradient of the loss"
+        self.buffers: dict[Node, PaperTensor] = {root: empty(paper, (), "fp32")}
+
+    def run(self) -> None:
+        while self.ready:
+            node = heapq.heappop(self.ready)[2]
+            if isinstance(node, Accumulator):
+                self._accumulate(node)
+            else:
+                self._evaluate(node)
+
+    def _accumulate(self, node: Accumulator) -> None:
+        """The first gradient is kept as it is, a later one is added in place (``accumulate_grad.h``)."""
+        grad, leaf = self.buffers.pop(node), node.leaf
+        if leaf.grad is None:
+            leaf.grad = grad.detached()
+            if leaf.name:
+                self.paper.relabel(grad, Kind.GRADIENT, f"{leaf.name}.grad")
+
+    def _evaluate(self, node: Node) -> None:
+        paper = self.paper
+        if node.layer != paper.layer:
+            paper.enter_layer(node.layer)
+        paper.role = node.role
+        outputs = self._call(node, self.buffers.pop(node))
+        for index, (target, _, _) in enumerate(node.edges):
+            output, outputs[index] = outputs[index], None
+            if target is not None:
+                self._hand_over(target, output)
+            output = None
+
+    def _call(self, node: Node, grad: PaperTensor) -> list[PaperTensor | None]:
+        """Unpack what was saved, run the node, then fit each gradient to the shape and dtype of its input.
+
+        Saved tensors die with the node's locals: before the gradients are handed on.
+        """
+        needs = [target is not None for target, _, _ in node.edges]
+        recomputed = any(callable(packed) for packed in node.saved)
+        saved = [packed() if callable(packed) else packed for packed in node.saved]
+        self.paper.rule = f"{node.name} backward"
+        outputs = list(node.backward(grad, needs, *saved))
+        if recomputed:
+            saved, node.saved = [], []
+        for index, (target, shape, dtype) in enumerate(node.edges):
+            outputs[index] = None if target is None else _fitted(outputs[index], shape, dtype)
+        del grad
+        node.saved = []
+        return outputs
+
+    def _hand_over(self, target: Node, grad: PaperTensor | None) -> None:
+        if grad is not None:
+            if target in self.buffers:
+                self._add(target)
+            else:
+                self.buffers[target] = grad
+        self.waiting[target] -= 1
+        if self.waiting[target] == 0 and target in self.buffers:
+            self.tie += 1
+            heapq.heappush(self.ready, (-target.sequence, self.tie, target))
+
+    def _add(self, target: Node) -> None:
+        """Gradients that meet are added, in place only if the first one is nobody else's and no view."""
+        first = self.buffers.pop(target)
+        # Two references: the local name and the argument of getrefcount.
+        own = sys.getrefcount(first) == 2 and sys.getrefcount(first.storage) == 2 and first.base is None
+        self.paper.rule = "sum of gradients"
+        self.buffers[target] = first if own else empty(self.paper, first.shape, first.dtype, swapped=first.swapped)
+
+
+def _fitted(grad: PaperTensor | None, shape: tuple[int, ...], dtype: str) -> PaperTensor | None:
+    """``validate_outputs``: a gradient is reduced to its input's shape and cast to its dtype."""
+    if grad is None:
+        return None
+    if prod(grad.shape) != prod(shape):
+        grad = empty(grad.paper, shape, grad.dtype)
+    if grad.dtype != dtype:
+        grad = empty(grad.paper, shape, dtype, swapped=grad.swapped)
+    return grad
+
+
+def _count_dependencies(root: Node) -> dict[Node, int]:
+    waiting: dict[Node, int] = {}
+    stack = [root]
+    while stack:
+        for target, _, _ in stack.pop().edges:
+            if target is None:
+                continue
+            if target not in waiting:
+                waiting[target] = 0
+                stack.append(target)
+            waiting[target] += 1
+    return waiting
+
+
+class _Stop(Exception):
+    """Everything that backward needs has been recomputed."""
+
+
+def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``torch.utils.checkpoint.checkpoint(use_reentrant=False)`` with early stop.
+
+    Forward: what would be saved becomes an empty holder, so only the inputs live on.  The first holder that
+    backward opens runs ``function`` again, keeps what it saves, and stops at the last tensor that was saved.
+    Source: torch 2.14.1 ``torch/utils/checkpoint.py`` (``_checkpoint_hook``, ``_recomputation_hook``).
+    """
+    frame = _CheckpointFrame(function, inputs)
+    paper = frame.paper
+    paper.saved_tensor_hooks.append(frame.pack)
+    try:
+        return function(*inputs)
+    finally:
+        paper.saved_tensor_hooks.pop()
+
+
+class _CheckpointFrame:
+    """The inputs of a checkpointed call, and its holders once they are filled again."""
+
+    def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        self.function = function
+        self.inputs = inputs
+        self.paper: Paper = inputs[0].paper
+        self.n_holders = 0
+        self.refilled: list[PaperTensor | None] | None = None
+        self.autocast_dtype = self.paper.autocast_dtype
+        self.paper.relabel(inputs[0], Kind.CHECKPOINT)
+
+    def pack(self, tensor: PaperTensor) -> Callable[[], PaperTensor]:  # noqa: ARG002 - the holder stays empty
+        index = self.n_holders
+        self.n_holders += 1
+        return lambda: self._open(index)
+
+    def _open(self, index: int) -> PaperTensor:
+        if self.refilled is None:
+            self._recompute()
+        assert self.refilled is not None
+        tensor, self.refilled[index] = self.refilled[index], None
+        assert tensor is not None, "a holder is opened once"
+        return tensor
+
+    def _recompute(self) -> None:
+        paper = self.paper
+        self.refilled = refilled = []
+
+        def keep(tensor: PaperTensor) -> PaperTensor:
+            refilled.append(tensor.detached())
+            if len(refilled) == self.n_holders:
+                raise _Stop
+            return tensor.detached()
+
+        outer = (paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache)
+        paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = True, self.autocast_dtype, {}
+        paper.saved_tensor_hooks.append(keep)
+        try:
+            self.function(*self.inputs)
+        except _Stop:
+            pass
+        finally:
+            paper.saved_tensor_hooks.pop()
+            paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = outer
+
+

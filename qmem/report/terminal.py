@@ -1,0 +1,237 @@
+"""``qmem estimate`` on a terminal: the table, the peak, the verdict and what was assumed.
+
+It owns the layout and the words between the numbers.  It computes nothing: amounts come from the ledger by way of
+``breakdown``, the rule of thumb's from ``comparison``.
+"""
+
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qmem.job import Job, assumed_defaults
+from qmem.ledger import WATERLINES, Item, Kind, Ledger, Waterline
+from qmem.report.breakdown import Breakdown, Row, Total, breakdown
+from qmem.report.comparison import Beside, beside, beside_total, why_they_differ
+from qmem.report.tables import add_numbers, add_texts, new_table, print_table
+from qmem.report.text import Spell, listed, spelling, thousandths
+from qmem.report.verdicts import print_verdicts
+from qmem.report.view import EstimateView
+from qmem.units import GIB, format_bytes
+
+BARS_FROM_WIDTH = 100
+FORMULAS_FROM_WIDTH = 150
+BAR_WIDTH = 16
+LARGEST = 3
+
+_MEANING: dict[Waterline, str] = {
+    "requested": "sums what tensors ask for",
+    "allocated": "adds rounding (torch.cuda.max_memory_allocated)",
+    "reserved": "adds the allocator's cache (torch.cuda.max_memory_reserved)",
+    "device": "adds the CUDA context and resident paged state (what nvidia-smi shows)",
+}
+
+
+class _Page(NamedTuple):
+    """Where to print, what is printed, and how its signs are spelled."""
+
+    console: Console
+    view: EstimateView
+    rows: Breakdown
+    spell: Spell
+
+    def print(self, text: str, style: str = "") -> None:
+        """A paragraph."""
+        self.console.print(Text(self.spell(text), style=style))
+
+    def print_points(self, title: str, points: list[str], style: str = "") -> None:
+        """A title and indented points, each wrapped under itself; nothing where there are no points."""
+        if not points:
+            return
+        self.console.print()
+        self.print(title, "bold")
+        grid = Table.grid(padding=(0, 1))
+        for point in points:
+            grid.add_row(" ", "-", Text(self.spell(point), style=style))
+        self.console.print(grid)
+
+
+def render_estimate(console: Console, view: EstimateView) -> None:
+    """Print the view to ``console``, whose width, colours and encoding are honoured.
+
+    Amounts of the ledger are GiB, the rule of thumb's are GB; the printed rows add up to the printed totals.
+    """
+    page = _Page(console, view, breakdown(view.ledger), spelling(console.encoding))
+    _print_title(page)
+    _print_table(page)
+    _print_peak(page)
+    print_verdicts(console, view.ledger, view.verdicts, page.spell)
+    _print_notes(page)
+
+
+def _print_title(page: _Page) -> None:
+    ledger = page.view.ledger
+    page.print(f"{ledger.model}: {_job_line(ledger.job)}", "bold")
+    share = ledger.parameters.trainable / ledger.parameters.total
+    trained = f"{ledger.parameters.trainable:,} trained ({share:.4%})"
+    adapter = " with the adapter" if ledger.job.has_adapter else ""
+    page.print(f"{ledger.parameters.total:,} parameters{adapter}, {trained}; instrument: {ledger.instrument}")
+
+
+def _job_line(job: Job) -> str:
+    adapter = f", rank {job.rank}" if job.has_adapter else ""
+    base = job.effective_quant if job.effective_quant != "none" else job.dtype
+    accumulated = f" x {job.grad_accum} micro-steps" if job.grad_accum > 1 else ""
+    return f"{job.method} on {base}{adapter}, {job.batch} x {job.seq} tokens{accumulated}, {job.optimizer}"
+
+
+def _print_table(page: _Page) -> None:
+    wide, widest = (page.console.width >= width for width in (BARS_FROM_WIDTH, FORMULAS_FROM_WIDTH))
+    table = _new_table(page, bars=wide, formulas=widest)
+    for heading in page.rows.headings():
+        table.add_row(*_heading_cells(page, heading), *_extras(page, None, wide, widest), style="bold")
+        for row in page.rows.under(heading):
+            table.add_row(*_row_cells(page, row), *_extras(page, row, wide, widest))
+    table.add_section()
+    for total in page.rows.totals:
+        table.add_row(*_total_cells(page, total), *_total_extras(total, wide, widest), style="bold")
+    page.console.print()
+    print_table(page.console, table)
+    _print_footnotes(page, meanings=not widest)
+
+
+def _new_table(page: _Page, *, bars: bool, formulas: bool) -> Table:
+    ledger = page.view.ledger
+    table = new_table([f"at the peak ({ledger.peak.moment})"], [f"{ledger.instrument}\nGiB"])
+    if page.view.rule:
+        add_numbers(table, ["rule of thumb\nGB", f"{'above rule' if bars else 'differs'}\nGB"])
+    if bars:
+        table.add_column("share", width=BAR_WIDTH, no_wrap=True)
+    if formulas:
+        add_texts(table, ["its largest holding"])
+    return table
+
+
+def _heading_cells(page: _Page, heading: Kind) -> list[str]:
+    amount = thousandths(page.rows.units_under(heading), page.rows.bytes_under(heading))
+    return [heading.label, amount, *_beside_cells(page, beside(heading, page.rows, page.view.rule))]
+
+
+def _row_cells(page: _Page, row: Row) -> list[str]:
+    # The rule's adapter lines speak of what is on the GPU, never of a second row of the same kind.
+    on_gpu = row.waterline == "requested" and row.kind.heading is not row.kind
+    line = beside(row.kind, page.rows, page.view.rule) if on_gpu else Beside("", "")
+    return [f"  {row.label}", thousandths(row.units, row.n_bytes), *_beside_cells(page, line)]
+
+
+def _total_cells(page: _Page, total: Total) -> list[str]:
+    line = beside_total(page.rows, page.view.rule) if total is page.rows.totals[-1] else Beside("", "")
+    return [f"total {total.waterline}", thousandths(total.units, total.n_bytes), *_beside_cells(page, line)]
+
+
+def _beside_cells(page: _Page, line: Beside) -> list[str]:
+    return [line.amount, line.excess] if page.view.rule else []
+
+
+def _extras(page: _Page, row: Row | None, bars: bool, formulas: bool) -> list[str]:
+    """The cells that only wide terminals have room for: a bar, and the row's largest holding."""
+    bar = [_bar(page, row)] if bars else []
+    return bar + ([page.spell(_largest_holding(page, row))] if formulas else [])
+
+
+def _total_extras(total: Total, bars: bool, formulas: bool) -> list[str]:
+    return [""] * bars + ([_MEANING[total.waterline]] if formulas else [])
+
+
+def _bar(page: _Page, row: Row | None) -> str:
+    top = page.rows.totals[-1].n_bytes.high
+    length = round(BAR_WIDTH * row.n_bytes.high / top) if row and top else 0
+    return page.spell("█" * length)
+
+
+def _largest_holding(page: _Page, row: Row | None) -> str:
+    if row is None or row.waterline != "requested":
+        return ""
+    ledger = page.view.ledger
+    of_kind = [item for item in ledger.at(ledger.peak.moment) if item.kind is row.kind]
+    largest = max(of_kind, key=_n_bytes, default=None)
+    return _described(largest) if largest else ""
+
+
+def _described(item: Item) -> str:
+    """``2.90 GiB model.embed_tokens.weight = 151,936 x 5,120 x 4 B``, a series with its count and the bytes of each."""
+    because = f" = {item.because}" if item.because else ""
+    if item.count > 1:
+        because = f", {item.count} x {format_bytes(item.n_bytes // item.count)}{because}"
+    return f"{format_bytes(item.n_bytes)} {item.owner}{because}"
+
+
+def _n_bytes(item: Item) -> int:
+    return item.n_bytes
+
+
+def _print_footnotes(page: _Page, *, meanings: bool) -> None:
+    sentences = []
+    if meanings:
+        meanings_in_order = [f"{total.waterline} {_MEANING[total.waterline]}" for total in page.rows.totals]
+        sentences.append(f"The total {', '.join(meanings_in_order)}.")
+    known = {total.waterline for total in page.rows.totals}
+    unknown = [waterline for waterline in WATERLINES if waterline not in known]
+    if unknown:
+        sentences.append(f"Not known to this {page.view.ledger.instrument}: {listed(unknown)}.")
+    if page.view.rule:
+        sentences.append("In parentheses: not in the rule's total, as its source adds. Its buffers include overhead.")
+    page.print(" ".join(sentences), "dim")
+
+
+def _print_peak(page: _Page) -> None:
+    """The moment of the peak and what holds most of it."""
+    ledger = page.view.ledger
+    largest = sorted(ledger.at(ledger.peak.moment), key=_n_bytes, reverse=True)[:LARGEST]
+    title = f"The peak is at the {ledger.peak.moment}. Its largest holdings:"
+    page.print_points(title, [_described(item) for item in largest])
+
+
+def _print_notes(page: _Page) -> None:
+    ledger = page.view.ledger
+    notes = []
+    if page.view.other_stacks:
+        notes.append(_other_stacks(ledger, page.view.other_stacks))
+    if page.view.rule:
+        notes.append(why_they_differ(page.rows, page.view.rule))
+    notes += [_stack(ledger), f"Assumed defaults: {_defaults(ledger.job)}.", *ledger.assumptions]
+    page.print_points("Behind the numbers", notes)
+    page.print_points("Warnings", list(ledger.warnings), "yellow")
+
+
+def _other_stacks(ledger: Ledger, others: tuple[Ledger, ...]) -> str:
+    """The same job under other stacks, at the waterline that all of them know."""
+    stacks = (ledger, *others)
+    if all(other.peak.reserved_bytes is not None for other in stacks):
+        waterline = "reserved"
+        peaks = [other.peak.reserved_bytes or 0 for other in stacks]
+    else:
+        waterline = "allocated"
+        peaks = [other.peak.allocated_bytes for other in stacks]
+    by_stack = ", ".join(f"{each.job.stack} {n_bytes / GIB:.2f}" for each, n_bytes in zip(stacks, peaks, strict=True))
+    return f"The same job by stack, GiB {waterline} at its peak: {by_stack}."
+
+
+def _stack(ledger: Ledger) -> str:
+    versions = ", ".join(f"{library} {version}" for library, version in ledger.versions.items())
+    facts = ", ".join(f"{name}={value}" for name, value in ledger.job.facts.items())
+    overridden = f", with {facts}" if facts else ""
+    return f"Stack {ledger.job.stack} ({versions}){overridden}; kernels and workspaces of {ledger.device}."
+
+
+def _defaults(job: Job) -> str:
+    """The defaults that have a value; a field that is empty by default says nothing."""
+    named = {name: value for name, value in assumed_defaults(job).items() if value not in (None, "", (), {})}
+    return ", ".join(_assumed(name, value) for name, value in named.items())
+
+
+def _assumed(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value}"

@@ -1,0 +1,91 @@
+"""The catalogue of models: complete, with sources, and its counts explained."""
+
+import time
+
+import msgspec
+import pytest
+
+from qmem.catalogue import all_models, find_model, match_models
+from qmem.catalogue.config_file import REMOTE_CODE_TYPES
+from qmem.catalogue.models import names
+
+
+def test_the_catalogue_holds_188_models_each_with_a_source() -> None:
+    assert len({model.id for model in all_models()}) == 188
+    assert all(model.source for model in all_models())
+
+
+def test_every_model_names_its_family_and_its_architecture() -> None:
+    for model in all_models():
+        assert model.config["model_type"], model.id
+        assert model.config["architectures"], model.id
+
+
+def test_no_name_means_two_models() -> None:
+    assert {name: found for name, found in names().items() if len(found) > 1} == {}
+
+
+def test_a_count_that_differs_from_the_published_one_is_explained_by_the_difference() -> None:
+    differing = [m for m in all_models() if m.params_published not in (None, m.params_counted)]
+    assert len(differing) == 16
+    for model in differing:
+        assert model.params_published is not None
+        assert f"{abs(model.params_published - model.params_counted):,}" in model.note, model.id
+
+
+def test_a_tied_head_explains_the_published_count_of_the_small_qwen3() -> None:
+    (model,) = (m for m in all_models() if m.id == "Qwen/Qwen3-0.6B")
+    head = model.config["vocab_size"] * model.config["hidden_size"]
+    assert model.params_published == model.params_counted + head
+
+
+def test_a_config_belongs_to_whoever_asks_for_it() -> None:
+    model = all_models()[0]
+    model.config["hidden_size"] = 1
+    assert model.config["hidden_size"] != 1
+
+
+def test_a_filter_matches_every_word_in_id_alias_or_family() -> None:
+    assert match_models() == all_models()
+    assert {m.id for m in match_models("qwen3 14b")} == {"Qwen/Qwen3-14B"}
+    assert {m.model_type for m in match_models("gpt_neox")} == {"gpt_neox"}
+    assert match_models("no such model") == ()
+
+
+def test_the_files_decode_in_a_few_milliseconds() -> None:
+    decode = all_models.__wrapped__
+    assert min(_seconds(decode) for _ in range(5)) < 0.02
+
+
+def _seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@pytest.mark.libraries
+def test_transformers_has_every_family_but_those_marked_as_remote_code() -> None:
+    mapping = pytest.importorskip("transformers").CONFIG_MAPPING
+    missing = {model.model_type for model in all_models()} - set(mapping.keys())
+    assert missing == set(REMOTE_CODE_TYPES)
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize(
+    "name", ["Qwen3-0.6B", "gemma-2-2b", "phi-2", "gpt2", "opt-125m", "pythia-70m", "smollm2-135m"]
+)
+def test_the_counted_parameters_are_those_of_the_real_model(name: str) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    found = find_model(name)
+    config = transformers.CONFIG_MAPPING[found.config["model_type"]].from_dict(found.config)
+    with torch.device("meta"):
+        model = getattr(transformers, found.config["architectures"][0])(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == found.params_counted
+
+
+def test_models_json_refuses_a_key_it_does_not_know() -> None:
+    entry = msgspec.json.encode(
+        {"id": "a/b", "aliases": [], "params_counted": 1, "source": "x", "config": {}, "typo": 1}
+    )
+    with pytest.raises(msgspec.ValidationError, match="typo"):
+        msgspec.json.decode(entry, type=type(all_models()[0]))
