@@ -63,10 +63,10 @@ class CachingAllocator:
         The memory fraction is of the whole device.  Both are bytes; without them nothing runs out.
         """
         self.settings = settings or AllocatorSettings()
-        total = device_total or capacity or UNBOUNDED_DEVICE
-        self.device = Device(capacity, total)
+        total = capacity if device_total is None else device_total
+        self.device = Device(capacity, UNBOUNDED_DEVICE if total is None else total)
         fraction = self.settings.per_process_memory_fraction
-        self.limit = int(fraction * total) if fraction < 1 else None
+        self.limit = int(fraction * total) if fraction < 1 and total is not None else None
         self.allocated_bytes = self.requested_bytes = 0
         self.peak_allocated_bytes = 0
         self.peak_allocated_handle: int | None = None

@@ -101,7 +101,7 @@ class Pool:
         del self.of_key[key]
 
     def best_fit(self, n: int) -> Block | None:
-        """Take out the smallest cached block of at least ``n`` bytes; among equals the oldest segment's, then the lowest.
+        """Take out the smallest cached block of at least ``n`` bytes; among equals the one in the oldest segment.
 
         With ``max_split`` a block of that size serves no smaller request, and a larger request only where the
         block is little larger (``get_free_block`` in ``CUDACachingAllocator.cpp``).  The rule applies to expandable

@@ -44,7 +44,7 @@ class Failure(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What the allocator did with a trace.  Bytes; an event is an index into the trace, absent in an empty one.
 
-    With ``out_of_memory`` everything else is as of that event, and later phases are missing.
+    With ``out_of_memory`` everything else is as of that event, and ``phases`` has only those that ended before it.
     """
 
     phases: tuple[PhaseUse, ...]
@@ -116,8 +116,8 @@ def _run(allocator: CachingAllocator, trace: Trace, start: int, end: int) -> Non
 
 def _spans(trace: Trace) -> Iterator[tuple[Mark, int]]:
     """Each mark with the event before which its phase ends."""
-    ends = [mark.event for mark in trace.marks[1:]]
-    return zip(trace.marks, [*ends, len(trace.events)], strict=True)
+    ends = [mark.event for mark in trace.marks]
+    return zip(trace.marks, [*ends[1:], len(trace.events)], strict=False)
 
 
 def _begin(allocator: CachingAllocator, mark: Mark) -> None:

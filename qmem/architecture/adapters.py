@@ -193,13 +193,12 @@ def _biases(
 
 def _check_ranks(adapted: tuple[Adapted, ...], job: Job) -> tuple[str, ...]:
     """Refuse a rank above a matrix.  Only routers that ``all-linear`` brought in may be narrower: peft adapts them."""
-    everything = isinstance(job.targets, str) and job.targets.lower() == ALL_LINEAR
     narrow = None
     for module in adapted:
         smaller = min(module.out_features, module.in_features)
         if module.rank <= smaller:
             continue
-        if not (everything and module.role == "router"):
+        if not (_names_all_linears(job) and module.role == "router"):
             raise UsageError(
                 f"rank {module.rank} is above {module.name}, a matrix of {module.out_features} x {module.in_features}",
                 hint=f"use a rank of at most {smaller * job.rank // module.rank}, or leave it out of the targets",
@@ -213,6 +212,10 @@ def _check_ranks(adapted: tuple[Adapted, ...], job: Job) -> tuple[str, ...]:
 
 def _experts_left_out(architecture: Architecture, job: Job, targets: Targets) -> tuple[str, ...]:
     fused = architecture.fused_experts and any(p.role == "expert" for p in architecture.parameters)
-    if not fused or targets.parameters or not isinstance(job.targets, str):
+    if not fused or targets.parameters or not _names_all_linears(job):
         return ()
-    return ("the experts are fused parameters, which these targets do not reach: they stay as they are",)
+    return ("the experts are fused parameters, which all-linear does not reach in this family: they are not adapted",)
+
+
+def _names_all_linears(job: Job) -> bool:
+    return isinstance(job.targets, str) and job.targets.lower() == ALL_LINEAR

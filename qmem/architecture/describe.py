@@ -40,7 +40,7 @@ def _family(config: Mapping[str, Any]) -> str:
     if not isinstance(config, Mapping):
         raise UsageError(f"config.json holds a {type(config).__name__}, but must be an object")
     family = config.get("model_type")
-    if not isinstance(family, str) or not family:
+    if not isinstance(family, str) or not family or not family.isprintable():
         raise UsageError("config.json has no model_type", hint="it names the family, for example llama")
     return family
 

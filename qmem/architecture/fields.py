@@ -73,7 +73,8 @@ class Fields:
 
     def layer_indices(self, name: str) -> frozenset[int]:
         """A list of layer numbers; missing or null means none."""
-        value = self._config.get(name) or ()
+        value = self._config.get(name)
+        value = () if value is None else value
         if not isinstance(value, list | tuple) or any(type(index) is not int for index in value):
             raise UsageError(f"{name} in config.json is {value!r}, but must be a list of layer numbers")
         self.values[name] = tuple(value)

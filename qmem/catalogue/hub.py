@@ -22,6 +22,8 @@ def hub_config_path(name: str) -> str | None:
     """
     if _HUB_ID.fullmatch(name) is None:
         return None
+    # One file is all that is asked for: huggingface_hub's telemetry would make requests of its own.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import huggingface_hub as hub  # noqa: PLC0415 - optional, and 0.2 s
     except ImportError:

@@ -135,10 +135,13 @@ def _run(arguments: list[str]) -> int:
 
 def _as_usage(error: click.ClickException) -> QmemError:
     context = getattr(error, "ctx", None)
-    near = getattr(error, "possibilities", None)
-    message = (error.message if near else error.format_message()).rstrip(".")
-    hint = f"did you mean {near[0]}?" if near else f"see {context.command_path if context else 'qmem'} --help"
-    return QmemError(message[:1].lower() + message[1:], hint=hint)
+    hint = f"see {context.command_path if context else 'qmem'} --help"
+    if isinstance(error, click.NoSuchOption):
+        near = error.possibilities
+        hint = f"did you mean {near[0]}?" if near else hint
+        return UsageError(f"there is no option {error.option_name!r}", hint=hint)
+    message = error.format_message().rstrip(".")
+    return UsageError(message[:1].lower() + message[1:], hint=hint)
 
 
 def _refuse(error: QmemError, arguments: list[str]) -> int:

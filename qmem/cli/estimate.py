@@ -161,13 +161,16 @@ def _show_rule_alone(given: dict[str, Any]) -> int:
 
 def _rule_alone(given: dict[str, Any]) -> "RuleOfThumb":
     """Of a model, of a number of parameters, or of a model's shape with another number."""
+    from qmem.catalogue import find_model
     from qmem.estimator.rule_of_thumb import rule_of_thumb
 
     n_parameters = None if given["params"] is None else _n_parameters(given["params"])
     job = job_from_flags(given, nameless=n_parameters is not None)
-    if job.model or n_parameters is None:
-        return _rule_of_job(job, n_parameters)
-    return rule_of_thumb(n_parameters, **_rule_settings(job))
+    if n_parameters is not None and not job.model:
+        return rule_of_thumb(n_parameters, **_rule_settings(job))
+    for note in find_model(job.model).notes:
+        write_note(note)
+    return _rule_of_job(job, n_parameters)
 
 
 def _n_parameters(number: float) -> int:
@@ -177,10 +180,22 @@ def _n_parameters(number: float) -> int:
 
 
 def _store_trace(path: str, job: "Job", gpu: "Gpu | None") -> None:
-    from qmem.estimator import trace_of
-    from qmem.ledger import trace_to_json
+    import msgspec
 
-    write_file(path, trace_to_json(trace_of(job, gpu)))
+    from qmem.estimator import trace_of
+    from qmem.ledger import SCHEMA_VERSION
+
+    trace = trace_of(job, gpu)
+    stored = {
+        "schema_version": SCHEMA_VERSION,
+        "job": job,
+        "sizes": trace.sizes,
+        "labels": trace.labels,
+        "label_table": [label._asdict() for label in trace.label_table],
+        "events": trace.events,
+        "marks": [mark._asdict() for mark in trace.marks],
+    }
+    write_file(path, msgspec.json.encode(stored))
 
 
 command = VerbCommand(

@@ -6,13 +6,18 @@ choices offered here are taken from its types, and only what the user set is han
 
 from collections.abc import Iterable
 from types import UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 
 from qmem.cli.command import SectionOption
 from qmem.errors import UsageError
 from qmem.job.job import DTYPE_ALIASES, OPTIMIZER_ALIASES, Job, make_job
+
+if TYPE_CHECKING:
+    _TextChoice = click.Choice[str]
+else:
+    _TextChoice = click.Choice  # generic since click 8.2 only
 
 REGEX_SIGNS = frozenset("\\^$*+?{}[]|()")
 """A dot is none of them: ``self_attn.q_proj`` names a module."""
@@ -71,7 +76,7 @@ SETTABLE = tuple(
 """The fields without a flag, which ``--set`` takes beside the facts of a stack."""
 
 
-class Named(click.Choice[str]):
+class Named(_TextChoice):
     """A choice that also takes the other spellings a job understands."""
 
     def __init__(self, choices: Iterable[str], spellings: Iterable[str]) -> None:

@@ -53,7 +53,7 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: bool = False) -> Ledge
     """
     described = _describe(job, gpu)
     with _without_garbage_collection():
-        trace = _walk(described)
+        trace = _walk(described, brief=not replay)
         blocks, played = _replayed(job, trace, replays=replay)
         settled = settle(trace, blocks, described.architecture.n_layers)
     return _ledger(described, settled, played, gpu)
@@ -62,7 +62,7 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: bool = False) -> Ledge
 def trace_of(job: Job, gpu: Gpu | None = None) -> Trace:
     """Every allocation and free of the job's walk."""
     with _without_garbage_collection():
-        return _walk(_describe(job, gpu))
+        return _walk(_describe(job, gpu), brief=False)
 
 
 def _describe(job: Job, gpu: Gpu | None) -> Described:
@@ -84,12 +84,12 @@ def _kernels_of(gpu: Gpu | None) -> paper.Gpu:
     return paper.Gpu((int(major), int(minor)), gpu.sm_count)
 
 
-def _walk(described: Described) -> Trace:
-    """Walk five layers and repeat the middle one; walk all where they are few or not alike."""
+def _walk(described: Described, *, brief: bool) -> Trace:
+    """Walk six layers and repeat one in the middle; walk all where they are few or not alike."""
     n_layers = described.architecture.n_layers
     if n_layers > WALKED_LAYERS:
         cut = _program(described, WALKED_LAYERS)
-        longer = repeated(cut.trace, cut.regions, n_layers)
+        longer = repeated(cut.trace, cut.regions, n_layers, brief=brief)
         if longer is not None:
             return longer
     return _program(described, n_layers).trace
@@ -110,7 +110,8 @@ def _program(described: Described, n_layers: int) -> Walk:
     )
     adapted = tuple(module for module in plan.adapted if kept(module.name))
     cut = plan._replace(adapted=adapted)
-    return walk(described.job, architecture, cut, described.quantized, described.facts, described.gpu)
+    n_trained = len(plan.parameters) if described.job.has_adapter else len(whole.parameters)
+    return walk(described.job, architecture, cut, described.quantized, described.facts, described.gpu, n_trained)
 
 
 def _replayed(job: Job, trace: Trace, *, replays: bool) -> tuple[list[int], Replay | None]:

@@ -91,11 +91,13 @@ class PaperModel:
             self.adapters[module] = (a, b)
             del a, b
         self.paper.enter_layer(None)
-        for module, (a, b) in list(self.adapters.items()):
+        for module in self.adapters:
             self.paper.enter_layer(layer_of(module))
-            self.adapters[module] = (self._cast(a, facts.adapter_dtype), self._cast(b, facts.adapter_dtype))
-            del a, b
+            self.adapters[module] = self._cast_pair(*self.adapters[module], facts.adapter_dtype)
         self.paper.enter_layer(None)
+
+    def _cast_pair(self, a: PaperTensor, b: PaperTensor, dtype: str) -> tuple[PaperTensor, PaperTensor]:
+        return self._cast(a, dtype), self._cast(b, dtype)
 
     def _cast(self, adapter: PaperTensor, dtype: str) -> PaperTensor:
         if adapter.dtype != dtype:

@@ -211,8 +211,8 @@ def cast_for_matmul(x: PaperTensor) -> PaperTensor:
         return to(x, paper.autocast_dtype)
     key = id(x)
     if key not in paper.autocast_cache:
-        paper.autocast_cache[key] = to(x, paper.autocast_dtype)
-    return paper.autocast_cache[key]
+        paper.autocast_cache[key] = (paper.layer, to(x, paper.autocast_dtype))
+    return paper.autocast_cache[key][1]
 
 
 def use_cublas(paper: Paper) -> None:

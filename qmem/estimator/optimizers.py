@@ -18,11 +18,12 @@ class PaperOptimizer:
     """The optimizer of a job and what it holds.
 
     Attributes:
+        trainable: the parameters it gets; ``n_trained`` counts them for the whole model, if this one is cut.
         state: its tensors on the GPU; what is paged lies outside torch's allocator and so outside the trace.
     """
 
-    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor]) -> None:
-        self.paper, self.name, self.trainable = paper, name, trainable
+    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int) -> None:
+        self.paper, self.name, self.trainable, self.n_trained = paper, name, trainable, n_trained
         self.state: list[PaperTensor] = []
 
     def step(self, *, first: bool) -> None:
@@ -82,7 +83,7 @@ class PaperOptimizer:
             paper.enter_layer(layer_of(tensor.name))
             norms.append(empty(paper, (), "fp32"))
         paper.enter_layer(None)
-        stacked = empty(paper, (len(norms),), "fp32")
+        stacked = empty(paper, (self.n_trained,), "fp32")
         total = empty(paper, (), "fp32")
         del stacked
         self._drop(norms)

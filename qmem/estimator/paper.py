@@ -48,7 +48,8 @@ class Paper:
         role, rule: label what is allocated next; ``rule`` names the operation.
         grad_enabled, saved_tensor_hooks: as torch has them; the last hook is the active one.
         thread: "main" or "autograd"; each has a cuBLAS handle of its own.
-        autocast_dtype, autocast_cache: the dtype matrix multiplications run in, and the casts kept for reuse.
+        autocast_dtype: the dtype matrix multiplications run in, where autocast is on.
+        autocast_cache: the casts kept for reuse, by the identity of what was cast, each with its layer.
     """
 
     def __init__(self, gpu: Gpu) -> None:
@@ -63,7 +64,7 @@ class Paper:
         self.thread = "main"
         self.saved_tensor_hooks: list[Callable[[PaperTensor], Any]] = []
         self.autocast_dtype: str | None = None
-        self.autocast_cache: dict[int, PaperTensor] = {}
+        self.autocast_cache: dict[int, tuple[int | None, PaperTensor]] = {}
         self.workspaces: dict[str, Storage] = {}
         self.sequence_number = 0
         self._label_index: dict[tuple[Any, ...], int] = {}
@@ -105,7 +106,8 @@ class Paper:
 
     def begin_phase(self, phase: Phase, step: int = 0, micro_step: int = 1, *, empties_cache: bool = False) -> None:
         """A phase begins here; ``empties_cache`` where the program calls ``torch.cuda.empty_cache()``."""
-        self.enter_layer(None)
+        self.layer = None
+        self.regions.append(Region(len(self.events), None))
         self.trace.marks.append(Mark(len(self.events), step, micro_step, phase, empties_cache))
 
     def enter_layer(self, layer: int | None) -> None:
@@ -113,6 +115,15 @@ class Paper:
         if layer != self.layer:
             self.layer = layer
             self.regions.append(Region(len(self.events), layer))
+
+    def end_autocast(self) -> None:
+        """Autocast ends: its cache goes, cast by cast."""
+        self.autocast_dtype = None
+        while self.autocast_cache:
+            key = next(iter(self.autocast_cache))
+            self.enter_layer(self.autocast_cache[key][0])
+            del self.autocast_cache[key]
+        self.enter_layer(None)
 
     def finish(self) -> Trace:
         """The trace; what is freed from now on, when Python takes the program down, is no longer part of it."""

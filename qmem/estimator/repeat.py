@@ -1,8 +1,8 @@
-"""Decoder layers repeat: walk five of them, repeat the middle one in the trace.
+"""Decoder layers repeat: walk six of them, repeat the third in the trace.
 
 A trace is cut into stretches that belong to a layer.  Within each run of stretches (a forward, a backward, a
 loop over parameters) the events of a middle layer are the same as its neighbour's, but for the layer they speak
-of.  So the trace of a model of any depth follows from the trace of the same model cut to five layers.
+of.  So the trace of a model of any depth follows from the trace of the same model cut to six layers.
 :func:`repeated` refuses (returns ``None``) where the middle layers are not alike; then the walk is done in full.
 A test shows the result equal to the full walk, event by event.
 """
@@ -12,8 +12,10 @@ from typing import NamedTuple
 from qmem.estimator.paper import Region
 from qmem.ledger import Trace
 
-WALKED_LAYERS = 5
-_MIDDLE = 2
+WALKED_LAYERS = 6
+"""Two layers at each end, which may differ from the others, and two in the middle to compare with each other."""
+
+_MIDDLE, _TWIN = 2, 3
 
 
 class _Place(NamedTuple):
@@ -31,13 +33,18 @@ class _Stretch(NamedTuple):
     last: int
 
 
-def repeated(trace: Trace, regions: list[Region], n_layers: int) -> Trace | None:
-    """The trace of ``n_layers`` layers from that of five, or ``None`` if the layers in the middle differ."""
+def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool) -> Trace | None:
+    """The trace of ``n_layers`` layers from that of six, or ``None`` if the layers in the middle differ.
+
+    ``brief`` leaves out what is born and dies within one layer, but for the first and the last of the repeated
+    ones: from one of them to the next every live byte count grows by the same amount, so the fullest moment lies in
+    the first or the last.  Nothing that outlives a layer is left out.
+    """
     stretches = _stretches(regions, len(trace.events))
     places = _places(trace, stretches)
     if not _middle_layers_are_alike(trace, stretches, places):
         return None
-    return _Repeater(trace, places, n_layers).run(stretches)
+    return _Repeater(trace, places, n_layers, brief=brief).run(stretches)
 
 
 def _stretches(regions: list[Region], n_events: int) -> list[_Stretch]:
@@ -65,23 +72,29 @@ def _places(trace: Trace, stretches: list[_Stretch]) -> list[_Place]:
 
 
 def _middle_layers_are_alike(trace: Trace, stretches: list[_Stretch], places: list[_Place]) -> bool:
-    """In every run layers 1, 2 and 3 allocate the same, and 2 frees what its predecessor in the run frees."""
+    """In every run all layers but the ends allocate the same, and the middle one and its twin free the same."""
     by_run: dict[int, dict[int, _Stretch]] = {}
     for stretch in stretches:
         by_run.setdefault(stretch.run, {})[stretch.layer] = stretch
+        if stretch.layer < 0 and _frees_of_middle_layers(trace, stretch, places):
+            return False
     for layers in by_run.values():
         if set(layers) == {-1}:
             continue
         if set(layers) != set(range(WALKED_LAYERS)):
             return False
-        forward = layers[1].first <= layers[_MIDDLE].first
-        twin = _MIDDLE + 1 if forward else _MIDDLE - 1
-        shapes = [_allocations(trace, layers[layer]) for layer in (1, 2, 3)]
-        if not shapes[0] == shapes[1] == shapes[2]:
+        first, *others = (_allocations(trace, layers[layer]) for layer in range(1, WALKED_LAYERS - 1))
+        if any(other != first for other in others):
             return False
-        if _relative(trace, layers[_MIDDLE], places) != _relative(trace, layers[twin], places):
+        if _relative(trace, layers[_MIDDLE], places) != _relative(trace, layers[_TWIN], places):
             return False
     return True
+
+
+def _frees_of_middle_layers(trace: Trace, stretch: _Stretch, places: list[_Place]) -> bool:
+    """Whether a stretch of no layer frees what a layer in the middle has made: that cannot be repeated."""
+    events = trace.events[stretch.first : stretch.last]
+    return any(1 < places[~event].layer < WALKED_LAYERS - 2 for event in events if event < 0)
 
 
 def _allocations(trace: Trace, stretch: _Stretch) -> list[int]:
@@ -99,15 +112,20 @@ def _relative(trace: Trace, stretch: _Stretch, places: list[_Place]) -> list[tup
 
 
 class _Repeater:
-    """Writes the events of all layers, giving each allocation its new handle."""
+    """Writes the events of all layers, giving each allocation its new handle.
 
-    def __init__(self, trace: Trace, places: list[_Place], n_layers: int) -> None:
+    ``handles`` are the new handles by run, layer and ordinal.
+    """
+
+    def __init__(self, trace: Trace, places: list[_Place], n_layers: int, *, brief: bool) -> None:
         self.source, self.places, self.n_layers = trace, places, n_layers
+        self.abridged = range(_MIDDLE + 1, n_layers - WALKED_LAYERS + _MIDDLE) if brief else range(0)
         self.longer = Trace()
         self.longer.label_table = trace.label_table
-        self.handles: dict[tuple[int, int], list[int]] = {}
+        self.handles: dict[tuple[int, int], dict[int, int]] = {}
 
     def run(self, stretches: list[_Stretch]) -> Trace:
+        """Write all stretches; a run of layers is written for every layer of the model."""
         moved: dict[int, int] = {}
         index = 0
         while index < len(stretches):
@@ -118,32 +136,46 @@ class _Repeater:
                 index += 1
                 continue
             layers = {s.layer: s for s in stretches[index : index + WALKED_LAYERS]}
-            for target in self._order(stretches[index : index + WALKED_LAYERS]):
-                self._copy(layers[self._template(target)], target)
+            lasting = self._lasting(layers[_MIDDLE])
+            for target in self._order(stretch):
+                if target in self.abridged:
+                    self._copy(layers[_MIDDLE], target, lasting)
+                else:
+                    self._copy(layers[self._template(target)], target)
             index += WALKED_LAYERS
         moved[len(self.source.events)] = len(self.longer.events)
         self.longer.marks = [mark._replace(event=moved[mark.event]) for mark in self.source.marks]
         return self.longer
 
-    def _order(self, stretches: list[_Stretch]) -> range:
-        return range(self.n_layers) if stretches[0].layer == 0 else range(self.n_layers - 1, -1, -1)
+    def _order(self, first: _Stretch) -> range:
+        return range(self.n_layers) if first.layer == 0 else range(self.n_layers - 1, -1, -1)
 
     def _template(self, layer: int) -> int:
-        """The walked layer that stands for ``layer``: the first two and the last two for themselves."""
+        """The walked layer that stands for ``layer``: the ends for themselves."""
         if layer <= _MIDDLE:
             return layer
         return max(_MIDDLE, layer - self.n_layers + WALKED_LAYERS)
 
-    def _copy(self, stretch: _Stretch, target: int) -> None:
+    def _lasting(self, stretch: _Stretch) -> list[int]:
+        """The events of a stretch without the allocations that die in it."""
+        events = self.source.events[stretch.first : stretch.last]
+        born = {event for event in events if event >= 0}
+        passing = {~event for event in events if event < 0} & born
+        return [event for event in events if (event if event >= 0 else ~event) not in passing]
+
+    def _copy(self, stretch: _Stretch, target: int, events: list[int] | None = None) -> None:
+        """Write a stretch, or the given events of it, for the layer ``target``."""
         source, longer, places, handles = self.source, self.longer, self.places, self.handles
-        mine = handles.setdefault((stretch.run, target), [])
-        shift = target - stretch.layer
-        for event in source.events[stretch.first : stretch.last]:
+        mine = handles.setdefault((stretch.run, target), {})
+        shift = target - stretch.layer if target >= 0 else self.n_layers - WALKED_LAYERS
+        for event in source.events[stretch.first : stretch.last] if events is None else events:
             if event >= 0:
-                mine.append(len(longer.sizes))
+                mine[places[event].ordinal] = len(longer.sizes)
                 longer.events.append(len(longer.sizes))
                 longer.sizes.append(source.sizes[event])
                 longer.labels.append(source.labels[event])
             else:
                 run, layer, ordinal = places[~event]
-                longer.events.append(~handles[run, layer + shift if layer >= 0 else -1][ordinal])
+                if layer > 1 or target >= 0 <= layer:
+                    layer += shift
+                longer.events.append(~handles[run, layer][ordinal])

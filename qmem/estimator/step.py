@@ -37,8 +37,9 @@ def walk(
     quantized: frozenset[str],
     facts: StackFacts,
     gpu: Gpu,
+    n_trained: int,
 ) -> Walk:
-    """Run the job on paper."""
+    """Run the job on paper; ``n_trained`` counts the trained parameters of the whole model, if this one is cut."""
     paper = Paper(gpu)
     model = PaperModel(paper, architecture, job)
     paper.begin_phase("load")
@@ -49,7 +50,7 @@ def walk(
         paper.begin_phase("prepare", empties_cache=True)
     model.adapt(plan, facts)
     program = model.program(facts)
-    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable)
+    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained)
     for step in (1, 2):
         _training_step(paper, job, facts, program, optimizer, step)
     paper.begin_phase("rest", 2)
@@ -100,7 +101,7 @@ def _forward(
     paper.role = _LOSS
     loss = causal_lm_loss(logits, labels, token_mean=facts.token_mean)
     del hidden_states
-    paper.autocast_dtype, paper.autocast_cache = None, {}
+    paper.end_autocast()
     if facts.autocast:
         converted = to(logits, "fp32")
         del converted

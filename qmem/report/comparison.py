@@ -3,6 +3,8 @@
 It owns that pairing and its words; it computes neither side.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 from qmem.estimator.rule_of_thumb import Line, RuleOfThumb
@@ -28,15 +30,17 @@ def beside(kind: Kind, breakdown: Breakdown, rule: RuleOfThumb | None) -> Beside
     line = rule.line(kind) if rule else None
     if rule is None or line is None:
         return Beside("", "")
-    amount = amounts(rule)[rule.lines.index(line)]
-    return Beside(amount, excess_gb(held(line, breakdown), line.n_bytes))
+    return Beside(amounts(rule)[rule.lines.index(line)], _excess(line, breakdown))
 
 
 def beside_total(breakdown: Breakdown, rule: RuleOfThumb | None) -> Beside:
-    """The rule's total beside the highest total that is known."""
+    """The rule's total beside the highest total that is known; one below *device* can only prove the rule too low."""
     if rule is None:
         return Beside("", "")
-    return Beside(interval_gb(rule.total), excess_gb(breakdown.totals[-1].n_bytes, rule.total))
+    top = breakdown.totals[-1]
+    excess = excess_gb(top.n_bytes, rule.total)
+    known = top.waterline == "device" or excess.startswith("+")
+    return Beside(interval_gb(rule.total), excess if known else "")
 
 
 def amounts(rule: RuleOfThumb) -> list[str]:
@@ -57,32 +61,72 @@ def held(line: Line, breakdown: Breakdown) -> Interval:
 
 
 def why_they_differ(breakdown: Breakdown, rule: RuleOfThumb) -> str:
-    """By how much the totals differ, and why the heading that differs most does, in one sentence."""
+    """By how much the totals differ, and the heading that does most of it, in one sentence."""
     top = breakdown.totals[-1]
     excess = beside_total(breakdown, rule).excess
-    distance = "within it" if excess == "within" else f"{excess} GB"
+    distance = {"within": ", within it", "": ""}.get(excess, f", {excess} GB")
     opening = f"Rule of thumb {interval_gb(rule.total)} GB, total {top.waterline} {interval_gb(top.n_bytes)} GB"
-    furthest = max((line for line in rule.lines if line.counted), key=lambda line: _gap(line, breakdown))
-    return f"{opening}, {distance}: {_reason(furthest, breakdown)}."
+    causes = [_left_out(breakdown), *(_cause(line, breakdown) for line in rule.lines if line.counted)]
+    decides = {"+": _signed, "-": _negated}.get(excess[:1], _size)
+    return f"{opening}{distance}: {max(causes, key=decides).reason}."
 
 
-def _reason(line: Line, breakdown: Breakdown) -> str:
+class _Cause(NamedTuple):
+    """What makes the rule differ: bytes that it counts too few (positive) or too many, and the words for it."""
+
+    n_bytes: int
+    reason: str
+
+
+def _left_out(breakdown: Breakdown) -> _Cause:
+    """What is trained and its optimizer: the rule shows them and leaves them out of its total."""
+    n_bytes = breakdown.bytes_under(Kind.LORA_AND_ADAMW)
+    return _Cause(
+        n_bytes.low, f"mostly {Kind.LORA_AND_ADAMW.label}, {interval_gb(n_bytes)} GB that its total leaves out"
+    )
+
+
+def _cause(line: Line, breakdown: Breakdown) -> _Cause:
     """``mostly weights, +6.10 GB (it counts ...; fp32 weights alone hold 6.22 GB)``."""
-    if not _gap(line, breakdown):
-        return "no heading differs"
+    gap = _gap(line, breakdown)
+    if not gap:
+        return _Cause(0, "no heading differs")
     rows = [row for row in breakdown.rows if row.kind.heading is line.kind and row.n_bytes.low]
     if line.kind is Kind.WEIGHTS:
         rows = [row for row in rows if row.kind in (Kind.WEIGHT_16BIT, Kind.WEIGHT_32BIT)] or rows
     largest = max(rows, key=_amount, default=None)
     holds = f"; {largest.label} alone hold {interval_gb(largest.n_bytes)} GB" if largest else ""
-    excess = excess_gb(held(line, breakdown), line.n_bytes)
-    return f"mostly {line.kind.label}, {excess} GB (it counts {line.because}{holds})"
+    return _Cause(gap, f"mostly {line.kind.label}, {_excess(line, breakdown)} GB (it counts {line.because}{holds})")
+
+
+def _signed(cause: _Cause) -> int:
+    return cause.n_bytes
+
+
+def _negated(cause: _Cause) -> int:
+    return -cause.n_bytes
+
+
+def _size(cause: _Cause) -> int:
+    return abs(cause.n_bytes)
+
+
+def _excess(line: Line, breakdown: Breakdown) -> str:
+    """The difference as text; nothing where what the line speaks of is not fully known."""
+    return excess_gb(held(line, breakdown), line.n_bytes) if _is_known(line, breakdown) else ""
+
+
+def _is_known(line: Line, breakdown: Breakdown) -> bool:
+    """Overhead, which the rule counts with its buffers, is known up to the device only."""
+    return line.kind is not Kind.BUFFERS or breakdown.total("device") is not None
 
 
 def _gap(line: Line, breakdown: Breakdown) -> int:
-    """Bytes between what the line says and what is held; 0 where the intervals meet."""
+    """Bytes held above (positive) or below what the line says; 0 where both meet or what is held is not known."""
     n_bytes = held(line, breakdown)
-    return max(n_bytes.low - line.n_bytes.high, line.n_bytes.low - n_bytes.high, 0)
+    if not _is_known(line, breakdown):
+        return 0
+    return max(n_bytes.low - line.n_bytes.high, 0) - max(line.n_bytes.low - n_bytes.high, 0)
 
 
 def _amount(row: Row) -> int:

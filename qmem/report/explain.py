@@ -19,6 +19,9 @@ from qmem.report.text import Spell, spelling, thousandths
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _PAGED = "paged"
 
+MOST_LINES = 24
+"""Holdings that are shown one by one, the largest; the rest of a row is one line."""
+
 _WORDS = {
     "4-bit data": Kind.BASE_WEIGHT, "8-bit data": Kind.BASE_WEIGHT, "packed weights": Kind.BASE_WEIGHT,
     "absmax": Kind.QUANT_STATE, "quant state": Kind.QUANT_STATE, "quantization": Kind.QUANT_STATE,
@@ -149,20 +152,32 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _table(row: Row, groups: list[_Group], spell: Spell) -> Table:
-    table = new_table(["holding"], ["count", "bytes each", "bytes"])
-    for group in groups:
-        each = f"{group.n_bytes // group.n_tensors:,}" if group.n_bytes % group.n_tensors == 0 else "mixed"
-        table.add_row(Text(spell(_derivation(group))), f"{group.n_tensors:,}", each, f"{group.n_bytes:,}")
+    table = new_table(["holding"], ["bytes"])
+    for group in groups[:MOST_LINES]:
+        table.add_row(Text(spell(_derivation(group))), f"{group.n_bytes:,}")
+    rest = groups[MOST_LINES:]
+    if rest:
+        table.add_row(f"{len(rest)} smaller holdings (--json lists them)", f"{sum(group.n_bytes for group in rest):,}")
     not_itemized = row.n_bytes.high - sum(group.n_bytes for group in groups)
     if not_itemized:
-        table.add_row("not itemized", "", "", f"{not_itemized:,}")
+        table.add_row("not itemized", f"{not_itemized:,}")
     table.add_section()
     amount = thousandths(row.units, row.n_bytes)
-    table.add_row(f"{row.label}: {amount} GiB", "", "", f"{row.n_bytes.high:,}", style="bold")
+    table.add_row(f"{row.label}: {amount} GiB", f"{row.n_bytes.high:,}", style="bold")
     return table
 
 
 def _derivation(group: _Group) -> str:
     """The owner, then the formula and the life of the holding, each on its line."""
-    life = f"from {group.like.born}" + (f" to {group.like.dies}" if group.like.dies else ", stays")
-    return "\n  ".join(filter(None, [group.owner, f"= {group.like.because}" if group.like.because else "", life]))
+    formula = [group.like.because] if group.like.because else []
+    if group.n_tensors > 1:
+        each, rest = divmod(group.n_bytes, group.n_tensors)
+        formula = [f"{group.n_tensors:,} tensors" if rest else f"{group.n_tensors:,} x {each:,} B", *formula]
+    return "\n  ".join([group.owner, *([f"= {': '.join(formula)}"] if formula else []), _life(group.like)])
+
+
+def _life(item: Item) -> str:
+    if item.dies is None:
+        return f"from {item.born} to the end"
+    born, dies = str(item.born), str(item.dies)
+    return f"within {born}" if born == dies else f"from {born} to {dies}"

@@ -6,12 +6,14 @@ It owns the layout and the words between the numbers.  It computes nothing: amou
 
 from typing import NamedTuple
 
+from msgspec import structs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from qmem.job import Job, assumed_defaults
-from qmem.ledger import WATERLINES, Item, Kind, Ledger, Waterline
+from qmem.ledger import WATERLINES, Instrument, Interval, Item, Kind, Ledger, Waterline
+from qmem.planner.verdict import SAFETY_MARGIN
 from qmem.report.breakdown import Breakdown, Row, Total, breakdown
 from qmem.report.comparison import Beside, beside, beside_total, why_they_differ
 from qmem.report.tables import add_numbers, add_texts, new_table, print_table
@@ -22,6 +24,18 @@ from qmem.units import GIB, format_bytes
 
 BARS_FROM_WIDTH = 100
 FORMULAS_FROM_WIDTH = 150
+_TRUTH: dict[Instrument, str] = {
+    "estimate": "a walk through the step on paper; nothing was run",
+    "phantom profile": "simulated: the real program without a GPU",
+    "profile": "measured",
+}
+
+_TOLD_BY: dict[Waterline, str] = {"reserved": " (--replay tells)", "device": " (it depends on the card: --gpu)"}
+
+ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "bias", "rslora", "dora")
+QUANT_FIELDS = ("double_quant", "block_size", "quant_storage")
+"""Fields of a job that mean nothing without an adapter, or without quantization."""
+
 BAR_WIDTH = 16
 LARGEST = 3
 
@@ -62,7 +76,7 @@ def render_estimate(console: Console, view: EstimateView) -> None:
 
     Amounts of the ledger are GiB, the rule of thumb's are GB; the printed rows add up to the printed totals.
     """
-    page = _Page(console, view, breakdown(view.ledger), spelling(console.encoding))
+    page = _Page(console, view, breakdown(_on_card(view)), spelling(console.encoding))
     _print_title(page)
     _print_table(page)
     _print_peak(page)
@@ -70,13 +84,24 @@ def render_estimate(console: Console, view: EstimateView) -> None:
     _print_notes(page)
 
 
+def _on_card(view: EstimateView) -> Ledger:
+    """The ledger, with what its one card must hold where the instrument itself knows no device total."""
+    ledger = view.ledger
+    if ledger.peak.device_bytes is not None or len(view.verdicts) != 1:
+        return ledger
+    (verdict,) = view.verdicts
+    parts = [part.n_bytes for part in verdict.parts if part.name != SAFETY_MARGIN]
+    device = Interval(sum(part.low for part in parts), sum(part.high for part in parts))
+    return structs.replace(ledger, peak=structs.replace(ledger.peak, device_bytes=device))
+
+
 def _print_title(page: _Page) -> None:
     ledger = page.view.ledger
     page.print(f"{ledger.model}: {_job_line(ledger.job)}", "bold")
     share = ledger.parameters.trainable / ledger.parameters.total
     trained = f"{ledger.parameters.trainable:,} trained ({share:.4%})"
-    adapter = " with the adapter" if ledger.job.has_adapter else ""
-    page.print(f"{ledger.parameters.total:,} parameters{adapter}, {trained}; instrument: {ledger.instrument}")
+    page.print(f"{ledger.parameters.total:,} parameters, {trained}")
+    page.print(f"instrument: {ledger.instrument}, {_TRUTH[ledger.instrument]}")
 
 
 def _job_line(job: Job) -> str:
@@ -91,7 +116,7 @@ def _print_table(page: _Page) -> None:
     table = _new_table(page, bars=wide, formulas=widest)
     for heading in page.rows.headings():
         table.add_row(*_heading_cells(page, heading), *_extras(page, None, wide, widest), style="bold")
-        for row in page.rows.under(heading):
+        for row in page.rows.under(heading) if heading is not Kind.UNEXPLAINED else ():
             table.add_row(*_row_cells(page, row), *_extras(page, row, wide, widest))
     table.add_section()
     for total in page.rows.totals:
@@ -103,7 +128,7 @@ def _print_table(page: _Page) -> None:
 
 def _new_table(page: _Page, *, bars: bool, formulas: bool) -> Table:
     ledger = page.view.ledger
-    table = new_table([f"at the peak ({ledger.peak.moment})"], [f"{ledger.instrument}\nGiB"])
+    table = new_table([f"at the peak:\n{ledger.peak.moment}"], [f"{ledger.instrument}\nGiB"])
     if page.view.rule:
         add_numbers(table, ["rule of thumb\nGB", f"{'above rule' if bars else 'differs'}\nGB"])
     if bars:
@@ -176,10 +201,9 @@ def _print_footnotes(page: _Page, *, meanings: bool) -> None:
     if meanings:
         meanings_in_order = [f"{total.waterline} {_MEANING[total.waterline]}" for total in page.rows.totals]
         sentences.append(f"The total {', '.join(meanings_in_order)}.")
-    known = {total.waterline for total in page.rows.totals}
-    unknown = [waterline for waterline in WATERLINES if waterline not in known]
+    unknown = [f"{name}{_TOLD_BY.get(name, '')}" for name in WATERLINES if page.rows.total(name) is None]
     if unknown:
-        sentences.append(f"Not known to this {page.view.ledger.instrument}: {listed(unknown)}.")
+        sentences.append(f"Not known here: {listed(unknown)}.")
     if page.view.rule:
         sentences.append("In parentheses: not in the rule's total, as its source adds. Its buffers include overhead.")
     page.print(" ".join(sentences), "dim")
@@ -222,12 +246,15 @@ def _stack(ledger: Ledger) -> str:
     versions = ", ".join(f"{library} {version}" for library, version in ledger.versions.items())
     facts = ", ".join(f"{name}={value}" for name, value in ledger.job.facts.items())
     overridden = f", with {facts}" if facts else ""
-    return f"Stack {ledger.job.stack} ({versions}){overridden}; kernels and workspaces of {ledger.device}."
+    card = f"; kernels and workspaces of {ledger.device}" if ledger.device else ""
+    return f"Stack {ledger.job.stack} ({versions}){overridden}{card}."
 
 
 def _defaults(job: Job) -> str:
-    """The defaults that have a value; a field that is empty by default says nothing."""
-    named = {name: value for name, value in assumed_defaults(job).items() if value not in (None, "", (), {})}
+    """The defaults that mean something for this job; a field that is empty by default says nothing."""
+    silent = (() if job.has_adapter else ADAPTER_FIELDS) + (() if job.effective_quant != "none" else QUANT_FIELDS)
+    assumed = assumed_defaults(job).items()
+    named = {name: value for name, value in assumed if name not in silent and value not in (None, "", (), {})}
     return ", ".join(_assumed(name, value) for name, value in named.items())
 
 

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from qmem.ledger import Interval, Ledger
 from qmem.planner import Verdict
-from qmem.planner.verdict import Outcome
+from qmem.planner.verdict import CACHE_PRIOR_PERCENT, SAFETY_MARGIN, Outcome
 from qmem.report.breakdown import ROW_SCALE
 from qmem.report.rounding import share_interval_units, to_units
 from qmem.report.tables import add_texts, new_table, print_table
@@ -75,15 +75,15 @@ def _short_outcome(verdict: Verdict) -> str:
 
 def _note(ledger: Ledger, verdicts: tuple[Verdict, ...]) -> str:
     """What a reader must know to trust the verdicts."""
-    margins = {part.n_bytes.low for verdict in verdicts for part in verdict.parts if part.name == "safety margin"}
-    margin = f"with a safety margin of {margins.pop() / GIB:.2f} GiB" if margins else "without a safety margin"
-    source = "reserved peak" if ledger.peak.reserved_bytes is not None else "allocated peak"
-    paged = " and paged state, from none of it to all," if ledger.paged_bytes else ""
-    notes = [f"Need: the {source} plus the CUDA context (a prior){paged} {margin}."]
-    if any(verdict.lower_bound for verdict in verdicts):
-        notes.append("It is a lower bound: the allocator's cache comes on top and is not known to this instrument.")
+    margins = [part.n_bytes.low for part in verdicts[0].parts if part.name == SAFETY_MARGIN]
+    margin = f"a safety margin of {margins[0] / GIB:.2f} GiB" if margins else "no safety margin"
+    paged = ", paged state (none to all of it)" if ledger.paged_bytes else ""
+    held = "reserved peak"
+    if ledger.peak.reserved_bytes is None:
+        held = f"allocated peak (a lower bound), allocator's cache (unknown: 0 to {CACHE_PRIOR_PERCENT} %)"
+    notes = [f"Need = {held}, CUDA context (a prior){paged}, {margin}."]
     if any(verdict.capacity_unsure for verdict in verdicts):
         notes.append("?: a sibling card's capacity, for want of a reading.")
     if any(verdict.card != ledger.device for verdict in verdicts):
-        notes.append(f"The peak is that of {ledger.device}; other generations use other kernels and workspaces.")
+        notes.append("One peak judges all cards; --gpu takes the kernels and workspaces of one.")
     return " ".join(notes)

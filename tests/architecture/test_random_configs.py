@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from meta_models import build_meta_model, small_config, tensors
 
 from qmem.architecture import FAMILIES, adapt, describe
+from qmem.errors import UsageError
 from qmem.job import make_job
 
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,6 +38,7 @@ def test_any_config_is_described_as_transformers_builds_it(config):
     assert tensors(model.named_buffers()) == [(b.name, b.shape) for b in described.buffers]
 
 
+@settings(deadline=None)
 @given(config=configs())
 def test_names_are_unique_and_linears_have_their_weights(config):
     described = describe(config)
@@ -47,9 +49,40 @@ def test_names_are_unique_and_linears_have_their_weights(config):
     assert all(weights[f"{x.name}.weight"] == x.weight_shape for x in untied)
 
 
+@settings(deadline=None)
 @given(config=configs(), rank=st.integers(1, 4))
 def test_the_adapter_grows_by_the_rank(config, rank):
-    described = describe({**config, "hidden_size": 48, "n_embd": 48, "intermediate_size": 96, "n_inner": 96})
+    wide = {"hidden_size": 48, "n_embd": 48, "intermediate_size": 96, "n_inner": 96, "ffn_dim": 96}
+    described = describe({**config, **wide})
     one, more = (adapt(described, make_job({"model": "any", "rank": r})) for r in (1, rank))
     assert more.trainable == rank * one.trainable
     assert more.total - described.n_parameters == more.trainable
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+json = scalars | st.lists(scalars, max_size=3) | st.dictionaries(st.text(max_size=5), scalars, max_size=2)
+rope = st.fixed_dictionaries({}, optional={"rope_type": json, "type": json, "partial_rotary_factor": json, "x": json})
+FIELDS = sorted({name for family in FAMILIES for name in describe(small_config(family)).config})
+OTHERS = ["model_type", "rope_scaling", "rope_parameters", "layer_types", "text_config", "quantization_config"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    family=st.sampled_from(FAMILIES),
+    changes=st.dictionaries(st.sampled_from(FIELDS + OTHERS), json | rope, min_size=1, max_size=3),
+)
+def test_any_value_in_any_field_is_read_or_refused_in_one_line(family, changes):
+    try:
+        assert describe({**small_config(family), **changes}).n_parameters > 0
+    except UsageError as error:
+        assert "\n" not in error.message  # noqa: PT017 (either way of the road is right, each is checked)
+
+
+@settings(deadline=None)
+@given(targets=st.text(max_size=12) | st.lists(st.text(max_size=8), min_size=1, max_size=3).map(tuple))
+def test_any_targets_match_something_or_are_refused(targets):
+    job = make_job({"model": "any", "targets": targets, "rank": 1})
+    try:
+        assert adapt(describe(small_config("qwen3_moe")), job).adapted
+    except UsageError as error:
+        assert error.hint or "valid regular expression" in error.message  # noqa: PT017 (as above)

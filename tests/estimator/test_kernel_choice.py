@@ -19,8 +19,7 @@ GPUS = {
     "B300": (10, 3, 160), "Thor": (11, 0, 20), "RTX 5090": (12, 0, 170), "RTX 5060": (12, 0, 30),
     "GB10": (12, 1, 48), "unknown": (13, 0, 160),
 }  # fmt: skip
-WIDTHS = (64, 192, 576, 704, 1024, 1536, 2048, 2304, 2560, 3072, 3840, 4096, 5120, 6144, 7168, 8192, 9728, 10240,
-          12288, 14336, 17408, 18944, 28672, 32000, 151936)  # fmt: skip
+WIDTHS = (64, 576, 1024, 1536, 2048, 4096, 5120, 8192, 12288, 14336, 17408, 151936)
 ROWS = (1, 4, 5, 6, 7, 8, 9, 10, 12, 13, 16, 17, 23, 24, 32, 33, 48, 49, 64, 65, 96, 97, 128, 129, 192, 193, 256,
         257, 320, 321, 384, 385, 512, 513, 1024, 1536, 1537, 4096)  # fmt: skip
 DTYPES = ("bf16", "fp16", "fp32")
@@ -91,7 +90,39 @@ def test_the_fused_kernel_is_chosen_as_bitsandbytes_chooses_it_over_a_dense_grid
 
 
 @pytest.mark.libraries
-@settings(max_examples=3000, deadline=None)
+@pytest.mark.parametrize("capability", sorted({(major, minor) for major, minor, _ in GPUS.values()}))
+def test_the_choice_turns_where_bitsandbytes_turns(capability):
+    choice = library_dispatch()
+    cards = [sms for *own, sms in GPUS.values() if tuple(own) == capability]
+    wrong = [
+        (sms, m, n, k)
+        for sms in (cards[0], EDGES_OF)
+        for n, k in weights_at_the_edges(sms)
+        for m in ROWS
+        if uses_fused_gemm_4bit(capability, sms, "fp16", m, n, k, 32)
+        is not choice(capability, sms, "fp16", m, n, k, 32)
+    ]
+    assert wrong == []
+
+
+EDGES_OF = 120
+"""A number of multiprocessors that every fraction of a wave divides, so that equality is met."""
+
+
+def weights_at_the_edges(sms):
+    """Weights on both sides of the fractions of a wave, widths, and proportions that the tiers compare with."""
+    waves = (1 / 8, 1 / 4, 1 / 3, 1 / 2, 3 / 5, 3 / 4, 4 / 5, 1, 2, 3)
+    edges = {36, 48, 64, 128, 200} | {round(wave * sms) for wave in waves}
+    for blocks in sorted({edge + step for edge in edges for step in (-1, 0, 1)} - {-1, 0}):
+        n = blocks * 64
+        turns = {n // 2, n, n * 2, n * 3, 704, 1024, sms * 320 // blocks // 32 * 32, 4 * 1024 * 1024 // n // 32 * 32}
+        for k in sorted({turn + step for turn in turns for step in (-32, 0, 32)}):
+            if k > 0:
+                yield n, k
+
+
+@pytest.mark.libraries
+@settings(max_examples=500, deadline=None)
 @given(
     capability=st.sampled_from([(a, b) for a, b, _ in GPUS.values()]),
     sms=st.integers(1, 200),

@@ -48,8 +48,9 @@ def test_a_job_that_fits_only_with_pages_on_the_host_fits_by_paging():
 
 
 def test_a_job_between_the_ends_of_the_context_is_tight_for_that_reason():
-    answer = judged(12 * GIB + CONTEXT.low)
+    answer = judged(12 * GIB + CONTEXT.low, paged=GIB)
     assert (answer.outcome, answer.doubt) == ("tight", "context unsure")
+    assert answer.because == f"fits if the CUDA context stays within {CONTEXT.low / GIB:.2f} GiB"
 
 
 def test_a_job_that_needs_its_allocators_cache_back_is_tight_and_says_how_much():
@@ -65,12 +66,23 @@ def test_a_job_does_not_fit_where_its_allocated_bytes_do_not():
     assert f"needs at least {(10 * GIB + CONTEXT.low) / GIB:.2f} GiB" in answer.because
 
 
-def test_an_unknown_reserved_peak_leaves_a_lower_bound_that_says_so():
+def test_an_unknown_reserved_peak_counts_allocated_and_a_prior_for_the_cache():
     answer = judged(24 * GIB, reserved=None)
+    parts = {part.name: part.n_bytes for part in answer.parts}
+    assert parts["allocated"] == Interval(10 * GIB, 10 * GIB)
+    assert parts["allocator's cache"] == Interval(0, 2 * GIB)
     assert answer.lower_bound
-    assert answer.parts[0].name == "allocated"
-    assert "lower bound" in answer.parts[0].because
     assert not judged(24 * GIB).lower_bound
+
+
+def test_with_an_unknown_reserved_peak_a_job_fits_only_where_the_cache_prior_does():
+    need = 10 * GIB + CONTEXT.high
+    assert judged(need + 2 * GIB, reserved=None).outcome == "fits"
+    answer = judged(need + GIB, reserved=None)
+    assert (answer.outcome, answer.doubt) == ("tight", "cache unknown")
+    assert answer.because == "fits if the allocator's cache stays within 1.00 GiB"
+    assert judged(10 * GIB + CONTEXT.low, reserved=None).doubt == "context unsure"
+    assert judged(10 * GIB + CONTEXT.low - 1, reserved=None).outcome == "does not fit"
 
 
 def test_a_safety_margin_is_a_part_of_its_own_and_is_absent_unless_asked_for():
@@ -103,29 +115,34 @@ def test_a_capacity_taken_from_a_sibling_card_is_marked():
 
 
 BYTES = st.integers(0, 80 * GIB)
+CACHE = st.none() | BYTES
 
 
-@given(allocated=BYTES, cache=BYTES, paged=BYTES, capacity=BYTES, more=BYTES)
+def reserved(allocated, cache):
+    return None if cache is None else allocated + cache
+
+
+@given(allocated=BYTES, cache=CACHE, paged=BYTES, capacity=BYTES, more=BYTES)
 def test_a_larger_card_is_never_judged_worse(allocated, cache, paged, capacity, more):
-    sizes = {"allocated": allocated, "reserved": allocated + cache, "paged": paged}
+    sizes = {"allocated": allocated, "reserved": reserved(allocated, cache), "paged": paged}
     smaller, larger = judged(capacity, **sizes), judged(capacity + more, **sizes)
     assert ORDER.index(smaller.outcome) <= ORDER.index(larger.outcome)
     assert larger.headroom.low - smaller.headroom.low == more
 
 
-@given(allocated=BYTES, cache=BYTES, paged=BYTES, margin=BYTES, more=BYTES)
+@given(allocated=BYTES, cache=CACHE, paged=BYTES, margin=BYTES, more=BYTES)
 def test_a_larger_job_or_margin_is_never_judged_better(allocated, cache, paged, margin, more):
     capacity = 40 * GIB
-    sizes = {"allocated": allocated, "reserved": allocated + cache, "paged": paged, "margin": margin}
+    sizes = {"allocated": allocated, "reserved": reserved(allocated, cache), "paged": paged, "margin": margin}
     before = ORDER.index(judged(capacity, **sizes).outcome)
     for grown in ({"paged": paged + more}, {"margin": margin + more},
-                  {"allocated": allocated + more, "reserved": allocated + cache + more}):  # fmt: skip
+                  {"allocated": allocated + more, "reserved": reserved(allocated + more, cache)}):  # fmt: skip
         assert ORDER.index(judged(capacity, **{**sizes, **grown}).outcome) <= before
 
 
-@given(allocated=BYTES, cache=BYTES, paged=BYTES, capacity=BYTES)
+@given(allocated=BYTES, cache=CACHE, paged=BYTES, capacity=BYTES)
 def test_the_outcome_follows_from_the_headroom_and_the_floor(allocated, cache, paged, capacity):
-    answer = judged(capacity, allocated=allocated, reserved=allocated + cache, paged=paged)
+    answer = judged(capacity, allocated=allocated, reserved=reserved(allocated, cache), paged=paged)
     assert (answer.outcome == "fits") == (answer.headroom.low >= 0)
     assert (answer.outcome == "does not fit") == (answer.floor_bytes > capacity)
     assert (answer.doubt is None) == (answer.outcome != "tight")

@@ -53,12 +53,27 @@ def test_a_kind_that_the_job_does_not_have_is_refused_with_the_rows_it_has(print
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_layers_fold_into_a_series_whose_numbers_multiply_to_the_row(printed, ledger, width):
     page = printed(render_explanation, ledger, "quantization state", width=width)
-    count, each, together = (int(number.replace(",", "")) for number in _numbers(page, "up_proj.weight"))
-    assert "model.layers.{0..39}.mlp.up_proj.weight" in page
-    assert (count, each, together) == (40, 1_414_220, 40 * 1_414_220)
-    assert "= absmax 1,392,640 B, nested absmax 21,760" in page
-    assert "from load, stays" in page
-    assert "quantization state: 0.053 GiB" in page
+    words = " ".join(page.split())
+    assert "model.layers.{0..39}.mlp.up_proj.weight 56,568,800" in words
+    assert "= 40 x 1,414,220 B: absmax 1,392,640 B, nested absmax 21,760 B" in words
+    assert 40 * 1_414_220 == 56_568_800
+    assert "from load to the end" in words
+    assert "quantization state: 0.053 GiB 56,568,800" in words
+
+
+def test_a_transient_holding_says_the_phase_it_lives_in(printed, ledger):
+    assert "within loss of step 2" in printed(render_explanation, ledger, "checkpoints")
+
+
+def test_many_small_holdings_become_one_line_and_the_row_still_adds_up(printed, ledger):
+    like = next(item for item in ledger.items if item.kind is Kind.INTERMEDIATE)
+    many = tuple(msgspec.structs.replace(like, owner=f"role {number}", n_bytes=number) for number in range(1, 61))
+    page = printed(render_explanation, msgspec.structs.replace(ledger, items=many), "intermediates")
+    n_bytes = [int(number.replace(",", "")) for number in re.findall(r"\s\s([\d,]+)\s*$", page, re.MULTILINE)]
+    *parts, total = n_bytes
+    assert "smaller holdings" in page
+    assert len(parts) < 60
+    assert sum(parts) == total == sum(range(1, 61))
 
 
 def test_a_heading_explains_each_of_its_rows_and_their_bytes_add_up(printed, ledger):
@@ -92,9 +107,6 @@ def test_cache_is_explained_as_a_difference_and_dead_gradients_as_dead(printed, 
 
 
 def test_an_ascii_output_explains_without_foreign_signs(printed, ledger):
-    assert "= 1 x 2,048 x 151,936 x 4 B" in printed(render_explanation, ledger, "logits", encoding="ascii")
-
-
-def _numbers(page, owner):
-    line = next(line for line in page.splitlines() if owner in line)
-    return line.split()[-3:]
+    assert "= 2 x 1,244,659,712 B: 1 x 2,048 x 151,936 x 4 B" in printed(
+        render_explanation, ledger, "logits", encoding="ascii"
+    )

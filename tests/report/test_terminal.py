@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from qmem.job import Job
 from qmem.ledger import Kind
 from qmem.report.breakdown import breakdown
 from qmem.report.terminal import render_estimate
@@ -86,7 +87,7 @@ def test_a_holding_that_is_dead_at_the_peak_is_shown_as_nothing_and_a_tiny_one_a
 def test_the_table_names_the_moment_the_instrument_and_both_units(page):
     words = " ".join(page.split())
     assert "loss of step 2" in words
-    assert "instrument: estimate" in words
+    assert "instrument: estimate, a walk through the step on paper" in words
     assert "GiB" in words
     assert "rule of thumb" in words
     for waterline in ("requested", "allocated", "reserved", "device"):
@@ -119,6 +120,23 @@ def test_it_says_by_how_much_the_rule_of_thumb_differs_and_why(page):
     assert "fp32 weights alone hold 6.22 GB" in words
 
 
+def test_what_the_rule_leaves_out_is_named_where_it_is_most_of_the_difference(printed, view):
+    grown = [
+        msgspec.structs.replace(item, n_bytes=item.n_bytes * 4_000) if item.kind is Kind.ADAPTER else item
+        for item in view.ledger.items
+    ]
+    more = sum(item.n_bytes for item in grown) - sum(item.n_bytes for item in view.ledger.items)
+    old = view.ledger.peak
+    peak = msgspec.structs.replace(
+        old, requested_bytes=old.requested_bytes + more, allocated_bytes=old.allocated_bytes + more,
+        reserved_bytes=None, device_bytes=None,
+    )  # fmt: skip
+    full = msgspec.structs.replace(view.ledger, items=tuple(grown), peak=peak)
+    words = " ".join(printed(render_estimate, EstimateView(ledger=full, rule=view.rule)).split())
+    assert "mostly LoRA and AdamW" in words
+    assert "that its total leaves out" in words
+
+
 def test_without_a_rule_of_thumb_its_columns_are_gone(printed, ledger):
     page = printed(render_estimate, EstimateView(ledger=ledger))
     assert "rule" not in page.lower()
@@ -141,6 +159,14 @@ def test_a_field_that_the_job_sets_is_no_assumed_default(printed, ledger):
     assert "batch 1" in assumed
     assert "seq " not in assumed
     assert "checkpointing" not in assumed
+
+
+def test_full_fine_tuning_assumes_no_rank_and_no_quantization(printed, ledger):
+    full = msgspec.structs.replace(ledger, job=Job(model="m", method="full"))
+    page = " ".join(printed(render_estimate, EstimateView(ledger=full)).split())
+    assumed = page.partition("Assumed defaults:")[2].partition("standard")[0]
+    assert "batch 1" in assumed
+    assert not {"rank", "double_quant,", "targets", "dora,"} & set(assumed.split())
 
 
 def test_the_same_job_under_other_stacks_is_one_line(page):
@@ -174,18 +200,40 @@ def test_an_unknown_waterline_is_named_and_never_shown_as_zero(printed, read_row
     labels = [row.label for row in read_rows(page)]
     assert "total allocated" in labels
     assert not {"total reserved", "total device", "cache", "context"} & set(labels)
-    assert "Not known to this estimate: reserved and device." in " ".join(page.split())
+    assert "Not known here: reserved (--replay tells) and device (it depends on the card: --gpu)." in " ".join(
+        page.split()
+    )
 
 
-def test_what_items_do_not_explain_is_a_row_of_its_own(ledger):
+def test_what_is_not_fully_known_is_not_said_to_be_below_the_rule_of_thumb(printed, view):
+    peak = msgspec.structs.replace(view.ledger.peak, reserved_bytes=None, device_bytes=None)
+    unknown = EstimateView(ledger=msgspec.structs.replace(view.ledger, peak=peak), rule=view.rule)
+    lines = printed(render_estimate, unknown).splitlines()
+    assert next(line for line in lines if line.startswith("buffers")).split()[1:] == ["0.008", "1.50", "to", "2.00"]
+    assert next(line for line in lines if line.startswith("total allocated")).rstrip().endswith("13.98 to 16.48")
+
+
+def test_naming_one_card_completes_the_total_at_the_device(printed, read_rows, view):
+    peak = msgspec.structs.replace(view.ledger.peak, device_bytes=None)
+    (verdict,) = view.verdicts[:1]
+    one_card = EstimateView(ledger=msgspec.structs.replace(view.ledger, peak=peak), verdicts=(verdict,))
+    rows = read_rows(printed(render_estimate, one_card))
+    need = verdict.need
+    assert amounts_of(rows, "total device") == (round(need.low / GIB * 1000), round(need.high / GIB * 1000))
+    assert amounts_of(rows, "context")[0] > 0
+
+
+def test_what_items_do_not_explain_is_a_row_of_its_own(printed, read_rows, ledger):
     missing = 77 * 1024**2
     peak = msgspec.structs.replace(
         ledger.peak,
         requested_bytes=ledger.peak.requested_bytes + missing,
         allocated_bytes=ledger.peak.allocated_bytes + missing,
     )
-    rows = breakdown(msgspec.structs.replace(ledger, peak=peak)).rows
+    short = msgspec.structs.replace(ledger, peak=peak)
+    rows = breakdown(short).rows
     assert [row.n_bytes.low for row in rows if row.kind is Kind.UNEXPLAINED] == [missing]
+    assert amounts_of(read_rows(printed(render_estimate, EstimateView(ledger=short))), "unexplained") == (75, 75)
 
 
 def test_no_line_is_wider_than_the_terminal(printed, view):

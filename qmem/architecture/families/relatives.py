@@ -1,5 +1,4 @@
-"""Decoders in Llama's frame with other norms or another MLP: Granite, SmolLM3, OLMo, OLMo 2, StarCoder2, Cohere,
-GLM-4, StableLM and Phi.
+"""Decoders in Llama's frame with other norms or another MLP, from Granite, the closest, to Phi.
 
 Structure and defaults: transformers 5.23, ``models/{granite,smollm3,olmo,olmo2,starcoder2,cohere,glm,stablelm,phi}``.
 """
@@ -93,7 +92,7 @@ def stablelm(fields: Fields) -> Outline:
     heads = read_heads(fields, n_kv=32, whole=True)
     layer = Block()
     attention(layer, hidden, heads, qkv_bias=fields.flag("use_qkv_bias", absent=False))
-    layer.without_parameters("self_attn.attention_dropout", "self_attn.rotary_emb", "dropout")
+    layer.without_parameters("dropout")
     gated_mlp(layer, hidden, fields.size("intermediate_size"))
     parallel = fields.flag("use_parallel_residual", absent=False)
     layer_norms(layer, hidden, *(("input_layernorm",) if parallel else ()), bias=True)

@@ -6,7 +6,9 @@
 The first runs random requests on the current CUDA device; the second shortens a file of
 ``torch.cuda.memory._dump_snapshot`` that began with ``_record_memory_history(context=None)`` before the first request.
 Give ``--simulated`` where the device is a simulated driver (no kernel runs and no memory is behind the addresses;
-the allocator is torch's own).  Addresses are written as if all segments lay end to end in the order of their creation.
+the allocator is torch's own).  Addresses are written as if all segments lay end to end in the order of their creation,
+that is of their first mapping: take another seed where a range that was reserved for a request that failed is used
+only after a later one.
 """
 
 import argparse
