@@ -39,18 +39,18 @@ def release_unsplit(device: Device, pool: Pool) -> None:
 def release_oversize(device: Device, pool: Pool, n: int) -> bool:
     """Give back oversize segments for a request of ``n`` bytes: one that is large enough, or several smaller.
 
-    Only with ``max_split_size``, whose blocks a smaller request may not use.  Whether enough came free.
+    Only with ``max_split_size``, whose blocks a smaller request may not use.  Whether enough came free.  A cached block
+    of at least ``n`` bytes is oversize here, or it would have been the best fit.
     """
     if pool.max_split == UNLIMITED:
         return False
-    wanted = max(n, pool.max_split)
     cached = pool.cached()
-    at = bisect_left(pool.keys, wanted << ADDRESS_BITS)
+    at = bisect_left(pool.keys, n << ADDRESS_BITS)
     if at < len(cached):
         release(device, cached[at])
         return True
     freed = 0
-    while cached and freed < wanted and cached[-1].size >= pool.max_split:
+    while cached and freed < n and cached[-1].size >= pool.max_split:
         freed += cached[-1].size
         release(device, cached.pop())
-    return freed >= wanted
+    return freed >= n

@@ -89,20 +89,37 @@ def _drop(descriptor: int) -> None:
 def write_file(path: str, content: bytes) -> None:
     """A file that is there whole or not at all: written beside its place, then renamed.
 
+    What is no plain file (``/dev/null``, a named pipe) is written to and never replaced.
+
     Raises:
         UsageError: the place cannot be written.
     """
-    beside = f"{path}.{os.getpid()}.part"
     try:
-        with open(beside, "xb") as file:  # noqa: PTH123 - pathlib costs start-up time
-            file.write(content)
-        os.replace(beside, path)  # noqa: PTH105
+        place = os.path.realpath(path)
+        if os.path.exists(place) and not os.path.isfile(place):  # noqa: PTH110, PTH113 - pathlib costs start-up time
+            _write(place, "wb", content)
+        else:
+            _write_beside(place, content)
     except (OSError, ValueError) as error:
-        _remove(beside)
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot write {path!r}: {reason}", hint="name a file that can be written") from error
 
 
+def _write_beside(place: str, content: bytes) -> None:
+    beside = f"{place}.{os.getpid()}.part"
+    try:
+        _write(beside, "xb", content)
+        os.replace(beside, place)  # noqa: PTH105
+    except OSError:
+        _remove(beside)
+        raise
+
+
+def _write(path: str, mode: str, content: bytes) -> None:
+    with open(path, mode) as file:  # noqa: PTH123
+        file.write(content)
+
+
 def _remove(path: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError):
         os.remove(path)  # noqa: PTH107

@@ -69,10 +69,39 @@ def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor) -> PaperTensor:
     node = record(q.paper, "flash attention", [q, k, v], backward, (q, k, v))
     out = empty(q.paper, q_shape, q.dtype, node, swapped=True)
     log_sum_exp = empty(q.paper, (b, h, s), "fp32")
+    n_splits = _flash_splits(b * h, s, d, q.paper.gpu.sm_count)
+    partial = [empty(q.paper, (n_splits, b, h, s, *size), "fp32") for size in ((), (head_size,)) if n_splits > 1]
     seed = empty(q.paper, (2,), "int64")
     offset = empty(q.paper, (1,), "int64")
     save_output(node, out, log_sum_exp, seed, offset)
+    del partial
     return out
+
+
+def _flash_splits(batch_heads: int, s: int, d: int, sm_count: int) -> int:
+    """Into how many parts the flash kernel splits keys where queries alone leave the GPU idle.
+
+    Each part keeps a partial output and log-sum-exp in fp32 until the kernel returns.  Source: the flash-attention
+    copy in torch 2.14.1, ``flash_attn/flash_api.cpp`` (``set_params_splitkv``, ``num_splits_heuristic``).
+    """
+    query_blocks = batch_heads * -(-s // 64)
+    key_blocks = -(-s // (256 if d <= 64 else 128 if d <= 128 else 64))
+    workers = sm_count * 2
+    if query_blocks >= 0.8 * workers:
+        return 1
+    eligible = [n for n in range(1, min(128, workers, key_blocks) + 1) if _ends_evenly(key_blocks, n)]
+    efficiency = {n: _wave_efficiency(query_blocks * n, workers) for n in eligible}
+    best = max(efficiency.values())
+    return next(n for n in eligible if efficiency[n] >= 0.85 * best)
+
+
+def _ends_evenly(blocks: int, parts: int) -> bool:
+    """Whether ``parts`` parts differ from one part fewer."""
+    return parts == 1 or -(-blocks // parts) != -(-blocks // (parts - 1))
+
+
+def _wave_efficiency(tasks: int, workers: int) -> float:
+    return (tasks / workers) / -(-tasks // workers)
 
 
 def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:

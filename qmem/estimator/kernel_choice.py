@@ -74,8 +74,8 @@ def cublas_workspace_bytes(gpu_capability: Capability) -> int:
     = 8,519,680 B.  It comes from the caching allocator, one for each thread that multiplies on a stream (the main
     thread and autograd's), and stays.  ``CUBLAS_WORKSPACE_CONFIG`` replaces it, which is not modelled.
 
-    Source: torch ``aten/src/ATen/cuda/CublasHandlePool.cpp``, ``parseChosenWorkspaceSize``.  Seen in torch 2.14.1
-    (CUDA 13.0) on a simulated device of each capability from 7.0 to 13.0 that the tests list; not on real ones.
+    The workspace is that of torch's ``aten/src/ATen/cuda/CublasHandlePool.cpp``.  The majors are as seen in torch
+    2.14.1 (CUDA 13.0) on a simulated device of each capability from 7.0 to 13.0 that the tests list; not on real ones.
     """
     return 32 * MIB if 9 <= gpu_capability[0] <= 12 else (2 * 4096 + 8 * 16) * KIB
 

@@ -25,7 +25,7 @@ def causal_lm_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool
     shift_labels = empty(paper, (b, s), "int64")
     logits = view(logits, (prod(logits.shape[:-1]), logits.shape[-1]))
     loss = _nll_loss(_log_softmax(logits), shift_labels)
-    return _divided(loss) if token_mean else loss
+    return divided(loss) if token_mean else loss
 
 
 def _log_softmax(x: PaperTensor) -> PaperTensor:
@@ -50,5 +50,12 @@ def _nll_loss(log_probabilities: PaperTensor, labels: PaperTensor) -> PaperTenso
     return loss
 
 
-def _divided(loss: PaperTensor) -> PaperTensor:
+def divided(loss: PaperTensor) -> PaperTensor:
+    """``loss / n``: a new scalar; backward makes one."""
     return like(loss, record(loss.paper, "div", [loss], lambda g, _: (like(g),)))
+
+
+def scaled_in_place(loss: PaperTensor) -> PaperTensor:
+    """``loss *= n``: no new scalar; backward makes one."""
+    node = record(loss.paper, "mul_", [loss], lambda g, _: (like(g),))
+    return PaperTensor(loss.shape, loss.dtype, loss.storage, node)

@@ -15,6 +15,7 @@ from qmem.estimator.families import family_options
 from qmem.estimator.families.llama import Decoder, DecoderLayer, RMSNorm
 from qmem.estimator.linears import Linear, Linear4bit, LoraLinear, LoraLinear4bit, Weight4bit
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty, parameter
+from qmem.estimator.storage import quantization_shared
 from qmem.estimator.tape import Gradients, record
 from qmem.job import Job
 from qmem.ledger import Kind
@@ -56,16 +57,33 @@ class PaperModel:
         for parameter_ in self.architecture.parameters:
             name, shape = parameter_.name, parameter_.shape
             paper.enter_layer(layer_of(name))
+            if parameter_.role == "head":
+                self._load_buffers()
             module, _, leaf = name.rpartition(".")
             if leaf == "weight" and module in quantized:
+                if not self.packed:
+                    self._load_shared_tables()
                 self.packed[module] = Weight4bit(paper, name, (shape[0], shape[1]), job)
             else:
                 self.tensors[name] = parameter(
                     paper, name, shape, job.dtype, KIND_OF_DTYPE[job.dtype], trainable=trained
                 )
         paper.enter_layer(None)
-        for buffer in self.architecture.buffers:
-            self.tensors[buffer.name] = parameter(paper, buffer.name, buffer.shape, buffer.dtype, Kind.MODULE_BUFFER)
+        self._load_buffers()
+
+    def _load_shared_tables(self) -> None:
+        """Tables that all packed weights share, made with the first of them."""
+        for piece in quantization_shared(double_quant=self.job.double_quant):
+            self.tensors[piece.name] = parameter(
+                self.paper, f"bitsandbytes.{piece.name}", piece.shape, piece.dtype, Kind.QUANT_STATE
+            )
+
+    def _load_buffers(self) -> None:
+        """The decoder's buffers stand before the head's weight, where there is one."""
+        for name, shape, dtype, _ in self.architecture.buffers:
+            if name not in self.tensors:
+                dtype_ = self.job.dtype if dtype == "model" else dtype
+                self.tensors[name] = parameter(self.paper, name, shape, dtype_, Kind.MODULE_BUFFER)
 
     def prepare_for_kbit_training(self, facts: StackFacts) -> None:
         """Cast what is 16-bit and not packed to fp32, one parameter after the other."""

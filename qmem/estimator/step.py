@@ -51,31 +51,16 @@ def walk(
     model.adapt(plan, facts)
     program = model.program(facts)
     optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained)
+    run_step = _trainer_step if facts.trainer else _plain_step
+    batches: list[Batch] = []
     for step in (1, 2):
-        _training_step(paper, job, facts, program, optimizer, step)
+        batches = run_step(paper, job, facts, program, optimizer, step)
     paper.begin_phase("rest", 2)
     return Walk(paper.finish(), paper.regions)
 
 
-def _training_step(
-    paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer, step: int
-) -> None:
-    for micro_step in range(1, min(job.grad_accum, 2) + 1):
-        paper.begin_phase("forward", step, micro_step)
-        paper.role, paper.rule = _INPUTS, "inputs"
-        input_ids = empty(paper, (job.batch, job.seq), "int64")
-        paper.rule = "labels"
-        labels = empty(paper, (job.batch, job.seq), "int64")
-        loss = _forward(paper, job, facts, program, input_ids, labels, (step, micro_step))
-        paper.begin_phase("backward", step, micro_step)
-        run_backward(loss)
-        paper.enter_layer(None)
-        del loss, input_ids, labels
-    paper.begin_phase("optimizer step", step)
-    if facts.clip_gradients:
-        optimizer.clip_gradients()
-    optimizer.step(first=step == 1)
-    optimizer.zero_grad()
+def _trainer_step(run: "_Run", step: int, held: list[Batch]) -> list[Batch]:
+    raise NotImplementedError
 
 
 def _forward(

@@ -22,7 +22,9 @@ def share_units(parts: Sequence[int], unit: int, scale: int, total_units: int) -
     units = [part * scale // unit for part in parts]
     missing = total_units - sum(units)
     by_remainder = sorted(range(len(parts)), key=lambda index: parts[index] * scale % unit, reverse=True)
-    return [to_units(part, unit, scale) for part in parts]
+    for index in by_remainder[:missing]:
+        units[index] += 1
+    return units
 
 
 def share_interval_units(parts: Sequence[Interval], unit: int, scale: int) -> list[Interval]:

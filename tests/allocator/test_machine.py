@@ -116,6 +116,8 @@ def test_a_memory_fraction_limits_what_is_reserved() -> None:
     with pytest.raises(OutOfMemory):
         allocator.malloc(1, 200 * MIB)
     allocator.malloc(1, 100 * MIB)
+    with pytest.raises(OutOfMemory):  # 12 MiB are left, and 2 MiB ask for a segment of 20 MiB
+        allocator.malloc(2, 2 * MIB)
     assert after([GIB], "per_process_memory_fraction:0.5").limit is None, "no device, no share of it"
 
 

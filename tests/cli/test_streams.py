@@ -70,3 +70,21 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, nam
         write_file(f"{tmp_path}/{name}", b"new")
     assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.parent.glob("*.part")) == []
+
+
+def test_what_a_link_names_is_replaced_and_not_the_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_file(str(tmp_path / "link"), b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_plain_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(str(pipe), b"new")
+    assert os.read(reading, 10) == b"new"
+    os.close(reading)
+    assert pipe.is_fifo()

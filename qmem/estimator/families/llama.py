@@ -8,8 +8,22 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qmem.estimator.attention import eager, sdpa
-from qmem.estimator.operations import add, cat_halves, half, mul, negate, rsqrt, silu, square, swap_heads, to, view
-from qmem.estimator.operations import add_scalar, mean_last
+from qmem.estimator.masks import causal_mask, position_ids
+from qmem.estimator.operations import (
+    add,
+    add_scalar,
+    cat_halves,
+    half,
+    mean_last,
+    mul,
+    negate,
+    rsqrt,
+    silu,
+    square,
+    swap_heads,
+    to,
+    view,
+)
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
 from qmem.estimator.tape import checkpoint
 from qmem.ledger import Kind
@@ -177,9 +191,8 @@ class Decoder(Module):
         paper, of = self.paper, self.of
         inputs_embeds = self.embedding(input_ids)
         b, s, _ = inputs_embeds.shape
-        paper.rule = "position ids"
-        position_ids = empty(paper, (1, s), "int64")
-        mask = self._mask(b, s, inputs_embeds.dtype)
+        positions = position_ids(paper, s)
+        mask = causal_mask(paper, b, s, inputs_embeds.dtype, attention=of.attention, window=of.window)
         hidden_states = inputs_embeds
         cos, sin = rotary_tables(paper, s, of.head_dim, inputs_embeds.dtype)
         for index, layer in enumerate(self.layers):
@@ -189,24 +202,8 @@ class Decoder(Module):
             else:
                 hidden_states = layer(hidden_states, cos, sin, mask)
         paper.enter_layer(None)
-        del position_ids
+        del positions
         return self.norm(hidden_states)
-
-    def _mask(self, b: int, s: int, dtype: str) -> PaperTensor | None:
-        """Eager attention always gets a mask, sdpa only where a window is shorter than the sequence.
-
-        Source: transformers 5.23.0 ``masking_utils.py`` (``create_causal_mask``, ``_ignore_causal_mask_sdpa``).
-        """
-        paper = self.paper
-        paper.rule = "attention mask"
-        if self.of.attention == "eager":
-            visible = empty(paper, (1, 1, s, s), "bool")
-            mask = empty(paper, (b, 1, s, s), dtype)
-            del visible
-            return mask
-        if self.of.window is not None and s >= self.of.window:
-            return empty(paper, (1, 1, s, s), "bool")
-        return None
 
 
 def rotary_tables(paper: Paper, s: int, head_dim: int, dtype: str) -> tuple[PaperTensor, PaperTensor]:
