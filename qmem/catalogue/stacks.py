@@ -48,6 +48,7 @@ class StackFacts(msgspec.Struct, frozen=True, kw_only=True):
     adapter_dtype: Literal["fp32", "bf16", "fp16"]
     reentrant: bool
     clip_gradients: bool
+    trainer_loop: bool
     token_mean: bool
 
 

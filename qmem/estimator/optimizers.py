@@ -19,11 +19,13 @@ class PaperOptimizer:
 
     Attributes:
         trainable: the parameters it gets; ``n_trained`` counts them for the whole model, if this one is cut.
+        splits_decay: parameters without weight decay are a group of their own.
         state: its tensors on the GPU; what is paged lies outside torch's allocator and so outside the trace.
     """
 
-    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int) -> None:
+    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int, *, splits_decay: bool) -> None:
         self.paper, self.name, self.trainable, self.n_trained = paper, name, trainable, n_trained
+        self.splits_decay = splits_decay
         self.state: list[PaperTensor] = []
 
     def step(self, *, first: bool) -> None:
@@ -52,15 +54,26 @@ class PaperOptimizer:
             return
         paper, outer = self.paper, self.paper.role
         paper.role, paper.rule = _TEMPORARY, "sqrt(exp_avg_sq)"
-        roots: list[PaperTensor | None] = []
-        for tensor in self.trainable:
-            paper.enter_layer(layer_of(tensor.name))
-            roots.append(empty(paper, tensor.shape, tensor.dtype))
-        self._drop(roots)
+        for group in self._groups():
+            roots: list[PaperTensor | None] = []
+            for tensor in group:
+                paper.enter_layer(layer_of(tensor.name))
+                roots.append(empty(paper, tensor.shape, tensor.dtype))
+            self._drop(group, roots)
         paper.role = outer
 
-    def _drop(self, tensors: "list[PaperTensor | None]") -> None:
-        for index, tensor in enumerate(self.trainable):
+    def _groups(self) -> list[list[PaperTensor]]:
+        """The Trainer's parameter groups: weight decay for matrices, none for norms and biases.
+
+        Source: transformers 5.23.0 ``trainer.py`` (``get_decay_parameter_names``).
+        """
+        if not self.splits_decay:
+            return [self.trainable]
+        decayed = [tensor for tensor in self.trainable if len(tensor.shape) > 1]
+        return [decayed, [tensor for tensor in self.trainable if len(tensor.shape) == 1]]
+
+    def _drop(self, group: "list[PaperTensor]", tensors: "list[PaperTensor | None]") -> None:
+        for index, tensor in enumerate(group):
             self.paper.enter_layer(layer_of(tensor.name))
             tensors[index] = None
         self.paper.enter_layer(None)
@@ -93,7 +106,7 @@ class PaperOptimizer:
         stacked = empty(paper, (self.n_trained,), self.trainable[0].dtype)
         total = empty(paper, (), self.trainable[0].dtype)
         del stacked
-        self._drop(norms)
+        self._drop(self.trainable, norms)
         del total
         paper.role = outer
 

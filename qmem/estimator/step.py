@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
-from qmem.estimator.loss import causal_lm_loss
+from qmem.estimator.loss import causal_lm_loss, divided, scaled_in_place
 from qmem.estimator.model import PaperModel, Program
 from qmem.estimator.operations import to
 from qmem.estimator.optimizers import PaperOptimizer
@@ -28,6 +28,13 @@ class Walk(NamedTuple):
 
     trace: Trace
     regions: list[Region]
+
+
+class Batch(NamedTuple):
+    """The inputs of a micro-step on the GPU; a bare loop passes the ids as labels too."""
+
+    input_ids: PaperTensor
+    labels: PaperTensor
 
 
 def walk(
@@ -50,41 +57,116 @@ def walk(
         paper.begin_phase("prepare", empties_cache=True)
     model.adapt(plan, facts)
     program = model.program(facts)
-    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained)
-    run_step = _trainer_step if facts.trainer else _plain_step
-    batches: list[Batch] = []
+    optimizer = PaperOptimizer(
+        paper, job.optimizer, program.trainable, n_trained, splits_decay=facts.trainer_loop
+    )
+    loop = _Loop(paper, job, facts, program, optimizer)
     for step in (1, 2):
-        batches = run_step(paper, job, facts, program, optimizer, step)
+        loop.step(step)
     paper.begin_phase("rest", 2)
     return Walk(paper.finish(), paper.regions)
 
 
-def _trainer_step(run: "_Run", step: int, held: list[Batch]) -> list[Batch]:
-    raise NotImplementedError
+class _Loop:
+    """The training loop: transformers' Trainer, or a bare function that is called once a step.
+
+    Attributes:
+        batches: what the Trainer has fetched; it keeps the last step's until the next are there.
+        scalars: the running loss and the number of labelled tokens, which the Trainer keeps.
+    """
+
+    def __init__(
+        self, paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer
+    ) -> None:
+        self.paper, self.job, self.facts, self.program, self.optimizer = paper, job, facts, program, optimizer
+        self.batches: list[Batch] = []
+        self.scalars: list[PaperTensor] = []
+        self.micro_steps = min(job.grad_accum, 2)
+
+    def step(self, step: int) -> None:
+        """One optimizer step with its micro-steps."""
+        self.paper.begin_phase("forward", step)
+        if self.facts.trainer_loop:
+            self._trainer_step(step)
+        else:
+            self._plain_step(step)
+
+    def _trainer_step(self, step: int) -> None:
+        """``_inner_training_loop``: a micro-step's loss dies when ``training_step`` returns."""
+        self._fetch()
+        for micro_step in range(1, self.micro_steps + 1):
+            if micro_step > 1:
+                self.paper.begin_phase("forward", step, micro_step)
+            self._training_step(self.batches[micro_step - 1], step, micro_step)
+        self._optimizer_step(step)
+
+    def _training_step(self, batch: Batch, step: int, micro_step: int) -> None:
+        """``training_step``: the loss is divided once more by accelerate, whatever the accumulation."""
+        loss = scaled_in_place(_forward(self, batch, (step, micro_step)))
+        self.paper.begin_phase("backward", step, micro_step)
+        run_backward(divided(loss))
+        self.paper.enter_layer(None)
+
+    def _fetch(self) -> None:
+        """``get_batch_samples``: all micro-batches of the step, and how many of their labels count."""
+        paper, job = self.paper, self.job
+        paper.role = _INPUTS
+        if not self.scalars:
+            paper.rule = "running loss"
+            self.scalars = [empty(paper, (), "fp32")]
+        paper.rule = "input ids and labels"
+        fetched = []
+        for _ in range(job.grad_accum):
+            ids, labels = (empty(paper, (job.batch, job.seq), "int64") for _ in "il")
+            fetched.append(Batch(ids, labels))
+        paper.rule = "labelled tokens"
+        for _ in range(job.grad_accum):
+            labelled = empty(paper, (job.batch, job.seq - 1), "bool")
+            counted = empty(paper, (job.batch, job.seq - 1), "int64")
+            del labelled, counted
+        count = empty(paper, (), "fp32")
+        self.scalars[1:] = [count]
+        self.batches = fetched
+
+    def _plain_step(self, step: int) -> None:
+        """A training function: its locals (the batch, the last loss with its graph) go when it returns."""
+        paper = self.paper
+        for micro_step in range(1, self.micro_steps + 1):
+            if micro_step > 1:
+                paper.begin_phase("forward", step, micro_step)
+            paper.role, paper.rule = _INPUTS, "input ids"
+            input_ids = empty(paper, (self.job.batch, self.job.seq), "int64")
+            loss = _forward(self, Batch(input_ids, input_ids), (step, micro_step))
+            paper.begin_phase("backward", step, micro_step)
+            if self.job.grad_accum > 1:
+                loss = divided(loss)
+            run_backward(loss)
+            paper.enter_layer(None)
+        self._optimizer_step(step)
+
+    def _optimizer_step(self, step: int) -> None:
+        self.paper.begin_phase("optimizer step", step)
+        if self.facts.clip_gradients:
+            self.optimizer.clip_gradients()
+        self.optimizer.step(first=step == 1)
+        self.optimizer.zero_grad()
 
 
-def _forward(
-    paper: Paper,
-    job: Job,
-    facts: StackFacts,
-    program: Program,
-    input_ids: PaperTensor,
-    labels: PaperTensor,
-    at: tuple[int, int],
-) -> PaperTensor:
-    """The model's forward, under autocast where the stack has it.
+def _forward(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
+    """The model's forward, under autocast where the stack has it: the loss.
 
     The cast weights in autocast's cache live until it ends; then the returned logits are made fp32, which frees
     the 16-bit ones only after.
     """
+    paper, job, facts = loop.paper, loop.job, loop.facts
     if facts.autocast:
         paper.autocast_dtype = job.compute_dtype if job.compute_dtype != "fp32" else "bf16"
-    hidden_states = program.decoder(input_ids)
+    hidden_states = loop.program.decoder(batch.input_ids)
     paper.begin_phase("loss", *at)
     paper.role = _HEAD
-    logits = program.head(hidden_states)
+    logits = loop.program.head(hidden_states)
     paper.role = _LOSS
-    loss = causal_lm_loss(logits, labels, token_mean=facts.token_mean)
+    loss = causal_lm_loss(logits, batch.labels, token_mean=facts.token_mean)
     del hidden_states
     paper.end_autocast()
     if facts.autocast:
