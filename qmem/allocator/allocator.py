@@ -94,15 +94,15 @@ class CachingAllocator:
         """The calls to the driver so far."""
         return self.device.history
 
-    def malloc(self, handle: int, n_bytes: int, stream: int = 0) -> None:
-        """Serve a request under a handle that is not in use; 0 bytes touch nothing.
+    def malloc(self, handle: int, n_bytes: int, stream: int = 0) -> int:
+        """Serve a request under a handle that is not in use: the bytes of its block; 0 bytes touch nothing.
 
         Raises:
             OutOfMemory: the capacity, or the memory limit, is exhausted.
         """
         if n_bytes == 0:
             self._live[handle] = None
-            return
+            return 0
         n = (n_bytes + GRAIN - 1) & -GRAIN if self._rounds_to_grain else round_to_division(n_bytes, self._divisions)
         pools = self._small if n <= SMALL_SIZE else self._large
         pool = pools.get(stream) or self._new_pool(pools, stream)
@@ -121,6 +121,7 @@ class CachingAllocator:
         if self.allocated_bytes > self.peak_allocated_bytes:
             self.peak_allocated_bytes = self.allocated_bytes
             self.peak_allocated_handle = handle
+        return block.size
 
     def free(self, handle: int) -> None:
         """Take back what the handle holds.  Its memory stays reserved.

@@ -44,9 +44,11 @@ class Failure(msgspec.Struct, frozen=True):
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """What the allocator did with a trace.  Bytes; an event is an index into the trace, absent in an empty one.
 
+    ``block_bytes`` says by handle what was handed out: the request, rounded, with a tail not worth splitting off.
     With ``out_of_memory`` everything else is as of that event, and ``phases`` has only those that ended before it.
     """
 
+    block_bytes: list[int]
     phases: tuple[PhaseUse, ...]
     peak_allocated_bytes: int
     peak_allocated_event: int | None
@@ -66,20 +68,22 @@ def replay(
     """
     allocator = CachingAllocator(settings, capacity, device_total=device_total)
     phases: list[PhaseUse] = []
+    blocks = [0] * len(trace.sizes)
     peaks = _Peaks()
     failure = None
     try:
-        _run(allocator, trace, 0, trace.marks[0].event if trace.marks else len(trace.events))
+        _run(allocator, trace, blocks, 0, trace.marks[0].event if trace.marks else len(trace.events))
         peaks.note(allocator)
         for mark, end in _spans(trace):
             _begin(allocator, mark)
-            _run(allocator, trace, mark.event, end)
+            _run(allocator, trace, blocks, mark.event, end)
             peaks.note(allocator)
             phases.append(_use(allocator, mark))
     except OutOfMemory as error:
         peaks.note(allocator)
         failure = Failure(_event(trace, error.handle), error.n_bytes, error.allocated_bytes, error.reserved_bytes)
     return Replay(
+        block_bytes=blocks,
         phases=tuple(phases),
         peak_allocated_bytes=peaks.allocated,
         peak_allocated_event=None if peaks.allocated_by is None else _event(trace, peaks.allocated_by),
@@ -105,11 +109,11 @@ class _Peaks:
             self.reserved, self.reserved_by = allocator.peak_reserved_bytes, allocator.peak_reserved_handle
 
 
-def _run(allocator: CachingAllocator, trace: Trace, start: int, end: int) -> None:
+def _run(allocator: CachingAllocator, trace: Trace, blocks: list[int], start: int, end: int) -> None:
     malloc, free, sizes = allocator.malloc, allocator.free, trace.sizes
     for handle in trace.events[start:end]:
         if handle >= 0:
-            malloc(handle, sizes[handle])
+            blocks[handle] = malloc(handle, sizes[handle])
         else:
             free(~handle)
 

@@ -1,10 +1,11 @@
-"""Attention on paper tensors: scaled dot product attention (flash and memory-efficient kernels) and eager.
+"""Attention on paper tensors: scaled dot product attention (flash, cuDNN and memory-efficient kernels) and eager.
 
 Which kernel torch would choose stands in ``sdpa_choice.py``.  Sources: torch 2.14.1
 ``aten/src/ATen/native/transformers/cuda`` (``attention.cu``, ``attention_backward.cu``, the flash and the cutlass
 kernels' interfaces); transformers 5.23.0 ``integrations/sdpa_attention.py`` and each model's ``eager_attention_forward``.
 """
 
+from qmem.errors import UnsupportedError
 from qmem.estimator.operations import (
     add,
     batched_matmul,
@@ -16,6 +17,12 @@ from qmem.estimator.operations import (
     to,
 )
 from qmem.estimator.paper import PaperTensor, empty
+from qmem.estimator.sdpa_choice import (
+    efficient_backward_workspace_bytes,
+    flash_padded_head_dim,
+    flash_split_bytes,
+    sdpa_backend,
+)
 from qmem.estimator.tape import Gradients, record, save_output
 
 
@@ -31,9 +38,11 @@ def repeat_kv(x: PaperTensor, n_heads: int) -> PaperTensor:
 def sdpa(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor | None) -> PaperTensor:
     """``F.scaled_dot_product_attention`` as transformers calls it: ``[b, heads, s, d]`` in and out.
 
-    Without a mask heads stay grouped (``enable_gqa``) and 16-bit inputs run the flash kernel.  A mask of any
-    sort forces keys and values to all heads and the memory-efficient kernel; so does fp32.
-    Autocast casts v, k, q in that order.
+    Without a mask heads stay grouped (``enable_gqa``); a mask of any sort forces keys and values to all heads.
+    Autocast casts v, k, q in that order.  The kernel is torch's choice (``sdpa_choice.py``).
+
+    Raises:
+        UnsupportedError: torch would run its math kernel.
     """
     if mask is not None:
         k = repeat_kv(k, q.shape[1])
@@ -41,83 +50,100 @@ def sdpa(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor | Non
     v = cast_for_matmul(v)
     k = cast_for_matmul(k)
     q = cast_for_matmul(q)
-    if mask is not None:
-        # where(bool mask, 0, -inf) in the queries' dtype
-        q.paper.rule = "attention bias"
-        return _efficient(q, k, v, empty(q.paper, mask.shape, q.dtype))
-    return _efficient(q, k, v, None) if q.dtype == "fp32" else _flash(q, k, v)
+    _, _, s, d = q.shape
+    capability = q.paper.gpu.capability
+    backend = sdpa_backend(capability, q.dtype, d, has_mask=mask is not None, seq=s)
+    if backend == "math":
+        major, minor = capability
+        raise UnsupportedError(
+            f"on sm_{major}{minor} torch runs {q.dtype} attention of head size {d} by its math kernel, "
+            "which is not modelled yet",
+            hint="name another GPU, or use --attention eager",
+        )
+    bias = None if mask is None else _additive(mask, q.dtype)
+    if backend == "flash":
+        return _flash(q, k, v)
+    return _cudnn(q, k, v, bias) if backend == "cudnn" else _efficient(q, k, v, bias)
+
+
+def _additive(mask: PaperTensor, dtype: str) -> PaperTensor:
+    """``where(mask, 0, -inf)`` in the queries' dtype, with its two scalars."""
+    paper = mask.paper
+    paper.rule = "attention bias"
+    scalars = [empty(paper, (), dtype) for _ in range(2)]
+    bias = empty(paper, mask.shape, dtype)
+    del scalars
+    return bias
 
 
 def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor) -> PaperTensor:
     """The flash kernel: saves q, k, v, its output, the log-sum-exp and two random-state tensors.
 
-    Backward: dq, dk, dv, the softmax's row sums and an fp32 accumulator of dq at rows rounded to 128 and head
-    size rounded to 32; with grouped heads also dk and dv at all heads.
+    Forward may split the keys; the parts' outputs and log-sum-exps live until it returns.  Backward: dq, dk, dv,
+    the softmax's row sums and an fp32 accumulator of dq at rows rounded to 128 and the padded head size; with
+    grouped heads also dk and dv at all heads.
     """
+    paper = q.paper
     b, h, s, d = q_shape = q.shape
-    rows, head_size = -(-s // 128) * 128, -(-d // 32) * 32
+    rows, head_size = -(-s // 128) * 128, flash_padded_head_dim(d)
     grouped = k.shape[1] != h
 
     def backward(g: PaperTensor, _: list[bool], *saved: PaperTensor) -> Gradients:
         dq, dk, dv = like(saved[0]), like(saved[1]), like(saved[2])
-        row_sums = empty(g.paper, (b, h, rows), "fp32")
-        accumulator = empty(g.paper, (b, rows, h, head_size), "fp32")
-        expanded = [empty(g.paper, q_shape, g.dtype) for _ in "kv"] if grouped else []
+        row_sums = empty(paper, (b, h, rows), "fp32")
+        accumulator = empty(paper, (b, rows, h, head_size), "fp32")
+        expanded = [empty(paper, q_shape, g.dtype) for _ in "kv"] if grouped else []
         del row_sums, accumulator, expanded
         return dq, dk, dv
 
-    node = record(q.paper, "flash attention", [q, k, v], backward, (q, k, v))
-    out = empty(q.paper, q_shape, q.dtype, node, swapped=True)
-    log_sum_exp = empty(q.paper, (b, h, s), "fp32")
-    n_splits = _flash_splits(b * h, s, d, q.paper.gpu.sm_count)
-    partial = [empty(q.paper, (n_splits, b, h, s, *size), "fp32") for size in ((), (head_size,)) if n_splits > 1]
-    seed = empty(q.paper, (2,), "int64")
-    offset = empty(q.paper, (1,), "int64")
-    save_output(node, out, log_sum_exp, seed, offset)
+    node = record(paper, "flash attention", [q, k, v], backward, (q, k, v))
+    out = empty(paper, q_shape, q.dtype, node, swapped=True)
+    log_sum_exp = empty(paper, (b, h, s), "fp32")
+    split = flash_split_bytes(paper.gpu.sm_count, b, h, s, d) or ()
+    partial = [empty(paper, (n_bytes // 4,), "fp32") for n_bytes in split]
+    seed = empty(paper, (2,), "int64")
+    unused = empty(paper, (1,), "int64")
+    save_output(node, out, log_sum_exp, seed, unused)
     del partial
     return out
 
 
-def _flash_splits(batch_heads: int, s: int, d: int, sm_count: int) -> int:
-    """Into how many parts the flash kernel splits keys where queries alone leave the GPU idle.
+def _cudnn(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
+    """cuDNN's attention (Hopper, B200): saves q, k, v, the bias, output, log-sum-exp and random state.
 
-    Each part keeps a partial output and log-sum-exp in fp32 until the kernel returns.  Source: the flash-attention
-    copy in torch 2.14.1, ``flash_attn/flash_api.cpp`` (``set_params_splitkv``, ``num_splits_heuristic``).
+    Backward: dq, dk, dv at their own heads and one fp32 workspace of ``b × h × s × (d + 1)``.  What a plan of cuDNN
+    asks for on top is not known.
     """
-    query_blocks = batch_heads * -(-s // 64)
-    key_blocks = -(-s // (256 if d <= 64 else 128 if d <= 128 else 64))
-    workers = sm_count * 2
-    if query_blocks >= 0.8 * workers:
-        return 1
-    eligible = [n for n in range(1, min(128, workers, key_blocks) + 1) if _ends_evenly(key_blocks, n)]
-    efficiency = {n: _wave_efficiency(query_blocks * n, workers) for n in eligible}
-    best = max(efficiency.values())
-    return next(n for n in eligible if efficiency[n] >= 0.85 * best)
+    paper = q.paper
+    b, h, s, d = q_shape = q.shape
 
+    def backward(_g: PaperTensor, _: list[bool], *saved: PaperTensor | None) -> Gradients:
+        dq, dk, dv = (like(tensor) for tensor in saved[:3] if tensor is not None)
+        workspace = empty(paper, (b, h, s, d + 1), "fp32")
+        del workspace
+        return dq, dk, dv, None
 
-def _ends_evenly(blocks: int, parts: int) -> bool:
-    """Whether ``parts`` parts differ from one part fewer."""
-    return parts == 1 or -(-blocks // parts) != -(-blocks // (parts - 1))
-
-
-def _wave_efficiency(tasks: int, workers: int) -> float:
-    return (tasks / workers) / -(-tasks // workers)
+    node = record(paper, "cuDNN attention", [q, k, v, bias], backward, (q, k, v, bias))
+    seed = empty(paper, (), "int64")
+    offset = empty(paper, (), "int64")
+    out = empty(paper, q_shape, q.dtype, node, swapped=True)
+    log_sum_exp = empty(paper, (b, h, s, 1), "fp32")
+    save_output(node, out, log_sum_exp, seed, offset)
+    return out
 
 
 def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
     """The memory-efficient (cutlass) kernel: saves q, k, v, bias, output, log-sum-exp (rows rounded to 32), state.
 
     Backward: dq, dk, dv; with grouped heads dk and dv at all heads; delta = (grad * out).sum(-1), whose product
-    is materialized for fp32 while 16-bit kernels compute it themselves; and a workspace of dq tiles of
-    ``rows × d`` with a 16-byte lock header each.
+    is materialized for fp32 while 16-bit kernels compute it themselves; and a workspace of gradient tiles.
     """
+    paper = q.paper
     b, h, s, d = q_shape = q.shape
     grouped = k.shape[1] != h
 
-    def backward(g: PaperTensor, _: list[bool], *saved: PaperTensor) -> Gradients:
-        paper = g.paper
-        dq, dk, dv = like(saved[0]), like(saved[1]), like(saved[2])
-        rows = 64 if g.dtype == "fp32" or d <= 64 else 128
+    def backward(g: PaperTensor, _: list[bool], *saved: PaperTensor | None) -> Gradients:
+        dq, dk, dv = (like(tensor) for tensor in saved[:3] if tensor is not None)
         expanded = [empty(paper, q_shape, g.dtype) for _ in "kv"] if grouped else []
         if g.dtype == "fp32":
             product = empty(paper, q_shape, "fp32")
@@ -126,15 +152,16 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
             del product, summed
         else:
             delta = empty(paper, (b, h, s), "fp32")
-        tiles = empty(paper, (b * h * -(-s // rows) * (rows * d + 4),), "fp32")
+        workspace = efficient_backward_workspace_bytes(paper.gpu.capability, g.dtype, b, h, s, d)
+        tiles = empty(paper, (workspace // 4,), "fp32")
         del expanded, delta, tiles
         return dq, dk, dv, None
 
-    node = record(q.paper, "memory-efficient attention", [q, k, v, bias], backward, (q, k, v, bias))
-    seed = empty(q.paper, (), "int64")
-    offset = empty(q.paper, (), "int64")
-    out = empty(q.paper, q_shape, q.dtype, node, swapped=True)
-    log_sum_exp = empty(q.paper, (b, h, -(-s // 32) * 32), "fp32")
+    node = record(paper, "memory-efficient attention", [q, k, v, bias], backward, (q, k, v, bias))
+    seed = empty(paper, (), "int64")
+    offset = empty(paper, (), "int64")
+    out = empty(paper, q_shape, q.dtype, node, swapped=True)
+    log_sum_exp = empty(paper, (b, h, -(-s // 32) * 32), "fp32")
     save_output(node, out, log_sum_exp, seed, offset)
     return out
 

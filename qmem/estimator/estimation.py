@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from qmem.allocator import Replay, parse_settings, round_to_grain
 from qmem.allocator import replay as replay_trace
@@ -20,7 +20,7 @@ from qmem.estimator.step import Walk, walk
 from qmem.estimator.storage import optimizer_state
 from qmem.estimator.supported import check_supported
 from qmem.job import Job
-from qmem.ledger import Item, Kind, Ledger, Parameters, Peak, Reading, Trace
+from qmem.ledger import Item, Kind, Ledger, Moment, Parameters, Peak, Reading, Trace
 
 ASSUMED_GPU = paper.Gpu((8, 0), 108)
 """Without a named GPU kernels are chosen as on an A100 (compute capability 8.0, 108 multiprocessors)."""
@@ -159,12 +159,15 @@ def _reserved_readings(settled: Settled, played: Replay | None) -> list[Reading]
     for span in settled.spans:
         use = uses.get(tuple(span.mark[1:4]))
         if use is not None:
-            common = {"moment": span.closing, "waterline": "reserved", "counter": "replay"}
             readings += [
-                Reading(measure="peak", n_bytes=use.peak_reserved_bytes, **common),
-                Reading(measure="current", n_bytes=use.reserved_bytes, **common),
+                _reserved(span.closing, "peak", use.peak_reserved_bytes),
+                _reserved(span.closing, "current", use.reserved_bytes),
             ]
     return readings
+
+
+def _reserved(moment: Moment, measure: Literal["current", "peak"], n_bytes: int) -> Reading:
+    return Reading(moment=moment, waterline="reserved", measure=measure, n_bytes=n_bytes, counter="replay")
 
 
 def _managed(described: Described, settled: Settled) -> list[Item]:
@@ -172,7 +175,8 @@ def _managed(described: Described, settled: Settled) -> list[Item]:
     born = next(span.closing for span in settled.spans if span.mark.phase == "optimizer step")
     totals: dict[tuple[str, str], list[int]] = {}
     for name, shape, dtype in trained_parameters(described.architecture, described.plan, described.facts, described.job):
-        for piece in optimizer_state(described.job.optimizer, shape, dtype):
+        exempt = described.facts.trainer_loop and name == f"{described.architecture.embedding}.weight"
+        for piece in optimizer_state(described.job.optimizer, shape, dtype, keeps_32bit=exempt):
             if piece.space == "managed":
                 totals.setdefault((series_name(f"{name}.{piece.name}"), piece.because), []).append(piece.n_bytes)
     n_layers = described.architecture.n_layers

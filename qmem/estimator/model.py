@@ -155,7 +155,8 @@ class PaperModel:
         return modules
 
     def _linear(self, module: str, role: str, kind: Kind = Kind.INTERMEDIATE) -> Module:
-        bias = self.tensors.get(f"{module}.bias")
+        # A 4-bit linear may replace its bias, so the module alone must hold it.
+        bias = self.tensors.pop(f"{module}.bias", None) if module in self.packed else self.tensors.get(f"{module}.bias")
         if module in self.packed:
             base_4bit = Linear4bit(self.paper, role, self.packed[module], bias, self.job)
             if module not in self.adapters:

@@ -233,15 +233,16 @@ def use_cublas(paper: Paper) -> None:
 def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None) -> PaperTensor:
     """``F.linear(x, weight, bias)``: ``x[..., k] @ weight[n, k].T``.
 
-    Saves ``x`` only if the weight needs a gradient and the weight only if ``x`` does.  The gradient of ``x``
-    comes out of a view (of ``[tokens, k]``), so no other gradient is added to it in place.
+    Saves ``x`` only if the weight needs a gradient and the weight only if ``x`` does.  Both gradients
+    come out of views (of ``[tokens, k]``, of the transpose), so no other gradient is added to them in place.
     """
     x_shape, weight_shape = x.shape, weight.shape
 
     def backward(g: PaperTensor, needs: list[bool], *_: PaperTensor | None) -> Gradients:
         grad_x = grad_weight = None
         if needs[1]:
-            grad_weight = empty(g.paper, weight_shape, g.dtype)
+            product = empty(g.paper, weight_shape, g.dtype)
+            grad_weight = _view_of(product, weight_shape, swapped=False)
             use_cublas(g.paper)
         if needs[0]:
             flat = empty(g.paper, x_shape, g.dtype)

@@ -19,47 +19,43 @@ class PaperOptimizer:
 
     Attributes:
         trainable: the parameters it gets; ``n_trained`` counts them for the whole model, if this one is cut.
-        splits_decay: parameters without weight decay are a group of their own.
+        trainer_of: the embedding's weight where transformers' Trainer makes the optimizer, which exempts it from
+            8-bit state and puts parameters without weight decay in a group of their own; ``None`` in a bare loop.
         state: its tensors on the GPU; what is paged lies outside torch's allocator and so outside the trace.
+        norm: the gradient norm of the last step, which the Trainer keeps to log it.
     """
 
-    def __init__(self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int, *, splits_decay: bool) -> None:
+    def __init__(
+        self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int, trainer_of: str | None
+    ) -> None:
         self.paper, self.name, self.trainable, self.n_trained = paper, name, trainable, n_trained
-        self.splits_decay = splits_decay
+        self.trainer_of = trainer_of
         self.state: list[PaperTensor] = []
+        self.norm: PaperTensor | None = None
 
     def step(self, *, first: bool) -> None:
-        """``optimizer.step()``."""
+        """``optimizer.step()``: group by group, state made where there is none yet."""
         if first:
             for piece in optimizer_shared(self.name):
                 self._keep("optimizer", piece)
-        if self.name.startswith(("adamw_torch", "sgd")):
-            self._foreach_step(first=first)
-        else:
-            self._step_by_parameter(first=first)
-
-    def _step_by_parameter(self, *, first: bool) -> None:
-        """bitsandbytes: one parameter after the other, state made on the way, updated in place."""
-        for tensor in self.trainable:
-            self.paper.enter_layer(layer_of(tensor.name))
+        for group in self._groups():
             if first:
-                self._make_state(tensor)
-        self.paper.enter_layer(None)
+                for tensor in group:
+                    self.paper.enter_layer(layer_of(tensor.name))
+                    self._make_state(tensor)
+                self.paper.enter_layer(None)
+            if self.name == "adamw_torch":
+                self._take_roots(group)
 
-    def _foreach_step(self, *, first: bool) -> None:
-        """torch's foreach: all state first, then ``sqrt(exp_avg_sq)`` of all parameters at once (fused: nothing)."""
-        if first:
-            self._step_by_parameter(first=True)
-        if self.name != "adamw_torch":
-            return
+    def _take_roots(self, group: list[PaperTensor]) -> None:
+        """torch's foreach AdamW takes ``sqrt(exp_avg_sq)`` of a whole group at once; nothing else makes temporaries."""
         paper, outer = self.paper, self.paper.role
         paper.role, paper.rule = _TEMPORARY, "sqrt(exp_avg_sq)"
-        for group in self._groups():
-            roots: list[PaperTensor | None] = []
-            for tensor in group:
-                paper.enter_layer(layer_of(tensor.name))
-                roots.append(empty(paper, tensor.shape, tensor.dtype))
-            self._drop(group, roots)
+        roots: list[PaperTensor | None] = []
+        for tensor in group:
+            paper.enter_layer(layer_of(tensor.name))
+            roots.append(empty(paper, tensor.shape, tensor.dtype))
+        self._drop(group, roots)
         paper.role = outer
 
     def _groups(self) -> list[list[PaperTensor]]:
@@ -67,19 +63,20 @@ class PaperOptimizer:
 
         Source: transformers 5.23.0 ``trainer.py`` (``get_decay_parameter_names``).
         """
-        if not self.splits_decay:
+        if self.trainer_of is None:
             return [self.trainable]
         decayed = [tensor for tensor in self.trainable if len(tensor.shape) > 1]
         return [decayed, [tensor for tensor in self.trainable if len(tensor.shape) == 1]]
 
-    def _drop(self, group: "list[PaperTensor]", tensors: "list[PaperTensor | None]") -> None:
+    def _drop(self, group: list[PaperTensor], tensors: list[PaperTensor | None]) -> None:
         for index, tensor in enumerate(group):
             self.paper.enter_layer(layer_of(tensor.name))
             tensors[index] = None
         self.paper.enter_layer(None)
 
     def _make_state(self, tensor: PaperTensor) -> None:
-        for piece in optimizer_state(self.name, tensor.shape, tensor.dtype):
+        exempt = tensor.name == self.trainer_of
+        for piece in optimizer_state(self.name, tensor.shape, tensor.dtype, keeps_32bit=exempt):
             self._keep(tensor.name, piece)
 
     def _keep(self, owner: str, piece: Piece) -> None:
@@ -107,7 +104,7 @@ class PaperOptimizer:
         total = empty(paper, (), self.trainable[0].dtype)
         del stacked
         self._drop(self.trainable, norms)
-        del total
+        self.norm = total
         paper.role = outer
 
     def zero_grad(self) -> None:

@@ -57,9 +57,8 @@ def walk(
         paper.begin_phase("prepare", empties_cache=True)
     model.adapt(plan, facts)
     program = model.program(facts)
-    optimizer = PaperOptimizer(
-        paper, job.optimizer, program.trainable, n_trained, splits_decay=facts.trainer_loop
-    )
+    trainer_of = f"{architecture.embedding}.weight" if facts.trainer_loop else None
+    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained, trainer_of)
     loop = _Loop(paper, job, facts, program, optimizer)
     for step in (1, 2):
         loop.step(step)
@@ -72,7 +71,7 @@ class _Loop:
 
     Attributes:
         batches: what the Trainer has fetched; it keeps the last step's until the next are there.
-        scalars: the running loss and the number of labelled tokens, which the Trainer keeps.
+        scalars: the running loss, the number of labelled tokens and the last loss, which the Trainer keeps.
     """
 
     def __init__(
@@ -106,6 +105,7 @@ class _Loop:
         self.paper.begin_phase("backward", step, micro_step)
         run_backward(divided(loss))
         self.paper.enter_layer(None)
+        self.scalars[2:] = [loss.detached()]
 
     def _fetch(self) -> None:
         """``get_batch_samples``: all micro-batches of the step, and how many of their labels count."""
@@ -125,7 +125,7 @@ class _Loop:
             counted = empty(paper, (job.batch, job.seq - 1), "int64")
             del labelled, counted
         count = empty(paper, (), "fp32")
-        self.scalars[1:] = [count]
+        self.scalars[1:2] = [count]
         self.batches = fetched
 
     def _plain_step(self, step: int) -> None:

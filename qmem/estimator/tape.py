@@ -112,20 +112,21 @@ def run_backward(loss: PaperTensor) -> None:
         return
     outer = (paper.grad_enabled, paper.thread, paper.role)
     paper.grad_enabled, paper.thread = False, "autograd"
-    _Engine(paper, root).run()
+    paper.rule = "gradient of the loss"
+    first = empty(paper, (), "fp32")  # held by the caller until backward returns
+    _Engine(paper, root, first.detached()).run()
     paper.grad_enabled, paper.thread, paper.role = outer
 
 
 class _Engine:
     """Ready nodes by youngest sequence number, and the gradients that wait for each node."""
 
-    def __init__(self, paper: Paper, root: Node) -> None:
+    def __init__(self, paper: Paper, root: Node, first: PaperTensor) -> None:
         self.paper = paper
         self.waiting = _count_dependencies(root)
         self.tie = 0
         self.ready = [(-root.sequence, 0, root)]
-        paper.rule = "gradient of the loss"
-        self.buffers: dict[Node, PaperTensor] = {root: empty(paper, (), "fp32")}
+        self.buffers: dict[Node, PaperTensor] = {root: first}
 
     def run(self) -> None:
         while self.ready:

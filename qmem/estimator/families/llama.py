@@ -141,7 +141,8 @@ class MLP(Module):
 
     def forward(self, x: PaperTensor) -> PaperTensor:
         """The activation's inputs and both factors are saved; the product is the input of ``down_proj``."""
-        return self.down_proj(mul(silu(self.gate_proj(x)), self.up_proj(x)))
+        down_proj: PaperTensor = self.down_proj(mul(silu(self.gate_proj(x)), self.up_proj(x)))
+        return down_proj
 
 
 class DecoderLayer(Module):
@@ -155,9 +156,17 @@ class DecoderLayer(Module):
         self.mlp = MLP(paper, modules)
 
     def forward(
-        self, hidden_states: PaperTensor, cos: PaperTensor, sin: PaperTensor, mask: PaperTensor | None
+        self,
+        hidden_states: PaperTensor,
+        cos: PaperTensor,
+        sin: PaperTensor,
+        mask: PaperTensor | None,
+        _positions: PaperTensor,
     ) -> PaperTensor:
-        """Attention and MLP, each with its residual.  Eager attention's weights live until the layer returns."""
+        """Attention and MLP, each with its residual.  Eager attention's weights live until the layer returns.
+
+        Positions are not used, but a checkpoint keeps them with the other inputs.
+        """
         residual = hidden_states
         hidden_states = self.input_layernorm(hidden_states)
         hidden_states, _ = self.self_attn(hidden_states, cos, sin, mask)
@@ -198,12 +207,12 @@ class Decoder(Module):
         for index, layer in enumerate(self.layers):
             paper.enter_layer(index)
             if self.checkpointing:
-                hidden_states = checkpoint(layer, hidden_states, cos, sin, mask)
+                hidden_states = checkpoint(layer, hidden_states, cos, sin, mask, positions)
             else:
-                hidden_states = layer(hidden_states, cos, sin, mask)
+                hidden_states = layer(hidden_states, cos, sin, mask, positions)
         paper.enter_layer(None)
-        del positions
-        return self.norm(hidden_states)
+        last_hidden_state: PaperTensor = self.norm(hidden_states)
+        return last_hidden_state
 
 
 def rotary_tables(paper: Paper, s: int, head_dim: int, dtype: str) -> tuple[PaperTensor, PaperTensor]:
