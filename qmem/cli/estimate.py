@@ -35,7 +35,7 @@ def show_estimate(**given: Any) -> int:
 
     job = job_from_flags(given)
     gpu = find_gpu(given["gpu"]) if given["gpu"] is not None else None
-    ledger = estimate(job, gpu, replay=given["replay"])
+    ledger = estimate(job, gpu, replay="full" if given["replay"] else "quick")
     if given["trace"] is not None:
         _store_trace(given["trace"], job, gpu)
     if given["explain"] is not None:
@@ -98,19 +98,19 @@ def _show_page(ledger: "Ledger", gpu: "Gpu | None") -> None:
     write_result(captured.get())
 
 
-def _other_stacks(job: "Job", gpu: "Gpu | None") -> "tuple[Ledger, ...]":
-    """The same job under the other stacks that can run it."""
+def _other_stacks(job: "Job", gpu: "Gpu | None") -> dict[str, int]:
+    """Bytes requested at the peak of the same job under the other stacks that can run it."""
     from qmem.catalogue.stacks import stack_names
-    from qmem.estimator import estimate
+    from qmem.estimator import peak_requested
 
-    ledgers = []
+    peaks = {}
     for name in stack_names():
         if name != job.stack.partition("@")[0]:
             try:
-                ledgers.append(estimate(job.replace(stack=name), gpu))
+                peaks[name] = peak_requested(job.replace(stack=name), gpu)
             except UsageError:  # a fact that the job sets contradicts that stack
                 continue
-    return tuple(ledgers)
+    return peaks
 
 
 def _rule_of_job(job: "Job", n_parameters: int | None = None) -> "RuleOfThumb":

@@ -1,5 +1,5 @@
 """The estimate: the training step run on tensors without data."""
 
-from qmem.estimator.estimation import estimate, trace_of
+from qmem.estimator.estimation import estimate, peak_requested, trace_of
 
-__all__ = ["estimate", "trace_of"]
+__all__ = ["estimate", "peak_requested", "trace_of"]

@@ -10,6 +10,7 @@ from math import prod
 from qmem.estimator.kernel_choice import uses_fused_gemm_4bit
 from qmem.estimator.operations import add, clone, dropout, linear, scale, to, tokens, use_cublas
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty, parameter
+from qmem.estimator.reductions import sum_rows
 from qmem.estimator.storage import quantized_weight
 from qmem.estimator.tape import Gradients, record
 from qmem.job import Job
@@ -20,7 +21,7 @@ class Weight4bit:
     """A weight that bitsandbytes has packed to 4 bits, with its quantization state.
 
     Quantizing holds the weight in the loaded dtype, its fp32 absmax and, with double quantization, the centred
-    absmax besides what stays (``functional.quantize_4bit``).
+    absmax besides what stays; the mean that centres it sums in parts (``functional.quantize_4bit``).
     """
 
     def __init__(self, paper: Paper, name: str, shape: tuple[int, int], job: Job) -> None:
@@ -50,6 +51,7 @@ class Weight4bit:
             absmax = parameter(paper, f"{name}.absmax", (self.n_blocks,), "fp32", Kind.QUANT_STATE)
             packed = keep("weight", Kind.BASE_WEIGHT)
             state = [keep("quant_map"), keep("offset")]
+            sum_rows(paper, 1, self.n_blocks)
             centred = parameter(paper, f"{name}.absmax", (self.n_blocks,), "fp32", Kind.QUANT_STATE)
             state += [keep("nested_absmax"), keep("absmax"), keep("nested_quant_map")]
             del centred, absmax

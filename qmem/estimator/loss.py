@@ -22,7 +22,8 @@ def causal_lm_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool
     paper.rule = "shifted labels"
     b, s = labels.shape
     labels = empty(paper, (b, s + 1), "int64")
-    shift_labels = empty(paper, (b, s), "int64")
+    # Without its first column a single row is contiguous as it is; several rows are copied.
+    shift_labels = labels if b == 1 else empty(paper, (b, s), "int64")
     logits = view(logits, (prod(logits.shape[:-1]), logits.shape[-1]))
     loss = _nll_loss(_log_softmax(logits), shift_labels)
     return divided(loss) if token_mean else loss

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
+from qmem.estimator.checkpointing import checkpointing
 from qmem.estimator.families import family_options
 from qmem.estimator.families.llama import Decoder, DecoderLayer, RMSNorm
 from qmem.estimator.linears import Linear, Linear4bit, LoraLinear, LoraLinear4bit, Weight4bit
@@ -139,7 +140,8 @@ class PaperModel:
             DecoderLayer(paper, of, self._layer_modules(index)) for index in range(self.architecture.n_layers)
         ]
         norm = RMSNorm(paper, "norm", self._weight("model.norm"))
-        decoder = Decoder(paper, of, embedding, layers, norm, checkpointing=job.checkpointing)
+        checkpoint = checkpointing(reentrant=facts.reentrant) if job.checkpointing else None
+        decoder = Decoder(paper, of, embedding, layers, norm, checkpoint=checkpoint)
         head = self._linear(self.architecture.head, "lm_head", kind=Kind.LOGITS)
         return Program(decoder, head, self._trainable())
 

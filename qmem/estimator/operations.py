@@ -235,21 +235,28 @@ def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
 
     Saves ``x`` only if the weight needs a gradient and the weight only if ``x`` does.  Both gradients
     come out of views (of ``[tokens, k]``, of the transpose), so no other gradient is added to them in place.
+    ``mm`` (without bias) makes the weight's first, ``addmm`` that of ``x``; the bias gets the incoming gradient,
+    which the engine sums over its rows.
     """
     x_shape, weight_shape = x.shape, weight.shape
+    has_bias = bias is not None
+
+    def grad_of_weight(g: PaperTensor) -> PaperTensor:
+        product = empty(g.paper, weight_shape, g.dtype)
+        use_cublas(g.paper)
+        return _view_of(product, weight_shape, swapped=False)
 
     def backward(g: PaperTensor, needs: list[bool], *_: PaperTensor | None) -> Gradients:
         grad_x = grad_weight = None
-        if needs[1]:
-            product = empty(g.paper, weight_shape, g.dtype)
-            grad_weight = _view_of(product, weight_shape, swapped=False)
-            use_cublas(g.paper)
+        if needs[1] and not has_bias:
+            grad_weight = grad_of_weight(g)
         if needs[0]:
             flat = empty(g.paper, x_shape, g.dtype)
             grad_x = _view_of(flat, x_shape, swapped=False)
             use_cublas(g.paper)
-        grad_bias = empty(g.paper, weight_shape[:1], g.dtype) if needs[2] else None
-        return grad_x, grad_weight, grad_bias
+        if needs[1] and has_bias:
+            grad_weight = grad_of_weight(g)
+        return grad_x, grad_weight, g if needs[2] else None
 
     saved = (x if weight.requires_grad else None, weight if x.requires_grad else None)
     node = record(x.paper, "matmul", [x, weight, bias], backward, saved)

@@ -104,8 +104,18 @@ class PaperOptimizer:
         total = empty(paper, (), self.trainable[0].dtype)
         del stacked
         self._drop(self.trainable, norms)
+        self._clip_coefficient(total)
         self.norm = total
         paper.role = outer
+
+    def _clip_coefficient(self, total: PaperTensor) -> None:
+        """``max_norm / (total_norm + 1e-6)``, clamped: four scalars that go again."""
+        shifted = empty(self.paper, (), total.dtype)
+        reciprocal = empty(self.paper, (), total.dtype)
+        coefficient = empty(self.paper, (), total.dtype)
+        del reciprocal, shifted
+        clamped = empty(self.paper, (), total.dtype)
+        del clamped, coefficient
 
     def zero_grad(self) -> None:
         """``zero_grad(set_to_none=True)``."""

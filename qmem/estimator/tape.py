@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from qmem.estimator.paper import Paper, PaperTensor, empty
+from qmem.estimator.reductions import sum_columns
 from qmem.ledger import Kind
 
 Gradients = tuple["PaperTensor | None", ...]
@@ -110,12 +111,20 @@ def run_backward(loss: PaperTensor) -> None:
     paper, root = loss.paper, loss.node
     if root is None:
         return
-    outer = (paper.grad_enabled, paper.thread, paper.role)
-    paper.grad_enabled, paper.thread = False, "autograd"
+    outer = (paper.thread, paper.role)
+    paper.thread = "autograd"
     paper.rule = "gradient of the loss"
     first = empty(paper, (), "fp32")  # held by the caller until backward returns
-    _Engine(paper, root, first.detached()).run()
-    paper.grad_enabled, paper.thread, paper.role = outer
+    run_engine(root, first.detached())
+    paper.thread, paper.role = outer
+
+
+def run_engine(root: Node, grad: PaperTensor) -> None:
+    """Run the graph behind ``root``, from its gradient, on the thread that asks; a backward may do so within one."""
+    paper = grad.paper
+    outer, paper.grad_enabled = paper.grad_enabled, False
+    _Engine(paper, root, grad).run()
+    paper.grad_enabled = outer
 
 
 class _Engine:
@@ -199,10 +208,23 @@ def _fitted(grad: PaperTensor | None, shape: tuple[int, ...], dtype: str) -> Pap
     if grad is None:
         return None
     if prod(grad.shape) != prod(shape):
-        grad = empty(grad.paper, shape, grad.dtype)
+        grad = _summed(grad, shape)
     if grad.dtype != dtype:
         grad = empty(grad.paper, shape, dtype, swapped=grad.swapped)
     return grad
+
+
+def _summed(grad: PaperTensor, shape: tuple[int, ...]) -> PaperTensor:
+    """``sum_to``: the result, then what the kernel needs where blocks share a column (``reductions.py``).
+
+    A gradient is summed over its rows (to a weight's or a bias's shape), or over a few expanded elements, for
+    which no result has enough inputs to be shared.
+    """
+    summed = empty(grad.paper, shape, grad.dtype)
+    if grad.shape[-len(shape) :] == shape:
+        columns = prod(shape)
+        sum_columns(grad.paper, grad.numel // columns, columns)
+    return summed
 
 
 def _count_dependencies(root: Node) -> dict[Node, int]:
@@ -217,72 +239,3 @@ def _count_dependencies(root: Node) -> dict[Node, int]:
                 stack.append(target)
             waiting[target] += 1
     return waiting
-
-
-class _Stop(Exception):
-    """Everything that backward needs has been recomputed."""
-
-
-def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
-    """``torch.utils.checkpoint.checkpoint(use_reentrant=False)`` with early stop.
-
-    Forward: what would be saved becomes an empty holder, so only the inputs live on.  The first holder that
-    backward opens runs ``function`` again, keeps what it saves, and stops at the last tensor that was saved.
-    Source: torch 2.14.1 ``torch/utils/checkpoint.py`` (``_checkpoint_hook``, ``_recomputation_hook``).
-    """
-    frame = _CheckpointFrame(function, inputs)
-    paper = frame.paper
-    paper.saved_tensor_hooks.append(frame.pack)
-    try:
-        return function(*inputs)
-    finally:
-        paper.saved_tensor_hooks.pop()
-
-
-class _CheckpointFrame:
-    """The inputs of a checkpointed call, and its holders once they are filled again."""
-
-    def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
-        self.function = function
-        self.inputs = inputs
-        self.paper: Paper = inputs[0].paper
-        self.n_holders = 0
-        self.refilled: list[PaperTensor | None] | None = None
-        self.autocast_dtype = self.paper.autocast_dtype
-        self.paper.relabel(inputs[0], Kind.CHECKPOINT)
-
-    def pack(self, tensor: PaperTensor) -> Callable[[], PaperTensor]:  # noqa: ARG002 - the holder stays empty
-        index = self.n_holders
-        self.n_holders += 1
-        return lambda: self._open(index)
-
-    def _open(self, index: int) -> PaperTensor:
-        if self.refilled is None:
-            self._recompute()
-        assert self.refilled is not None
-        tensor, self.refilled[index] = self.refilled[index], None
-        assert tensor is not None, "a holder is opened once"
-        return tensor
-
-    def _recompute(self) -> None:
-        paper = self.paper
-        self.refilled = refilled = []
-
-        def keep(tensor: PaperTensor) -> PaperTensor:
-            refilled.append(tensor.detached())
-            if len(refilled) == self.n_holders:
-                raise _Stop
-            return tensor.detached()
-
-        outer = (paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache)
-        paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = True, self.autocast_dtype, {}
-        paper.saved_tensor_hooks.append(keep)
-        try:
-            self.function(*self.inputs)
-        except _Stop:
-            pass
-        finally:
-            paper.saved_tensor_hooks.pop()
-            paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = outer
-
-

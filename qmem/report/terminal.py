@@ -229,17 +229,11 @@ def _print_notes(page: _Page) -> None:
     page.print_points("Warnings", list(ledger.warnings), "yellow")
 
 
-def _other_stacks(ledger: Ledger, others: tuple[Ledger, ...]) -> str:
-    """The same job under other stacks, at the waterline that all of them know."""
-    stacks = (ledger, *others)
-    if all(other.peak.reserved_bytes is not None for other in stacks):
-        waterline = "reserved"
-        peaks = [other.peak.reserved_bytes or 0 for other in stacks]
-    else:
-        waterline = "allocated"
-        peaks = [other.peak.allocated_bytes for other in stacks]
-    by_stack = ", ".join(f"{each.job.stack} {n_bytes / GIB:.2f}" for each, n_bytes in zip(stacks, peaks, strict=True))
-    return f"The same job by stack, GiB {waterline} at its peak: {by_stack}."
+def _other_stacks(ledger: Ledger, others: dict[str, int]) -> str:
+    """The same job under other stacks, by what its tensors ask for, which no allocator blurs."""
+    peaks = {ledger.job.stack: ledger.peak.requested_bytes, **others}
+    by_stack = ", ".join(f"{stack} {n_bytes / GIB:.2f}" for stack, n_bytes in peaks.items())
+    return f"The same job by stack, GiB requested at its peak: {by_stack}."
 
 
 def _stack(ledger: Ledger) -> str:

@@ -14,10 +14,10 @@ class EstimateView(msgspec.Struct, frozen=True, kw_only=True):
         ledger: the job's ledger, from any instrument.
         rule: the hand calculation of the same job; absent where it was not asked for.
         verdicts: one for ``--gpu`` (it is then shown part by part), several for a row of cards, or none.
-        other_stacks: ledgers of the same job under other stacks (``ledger.job.stack`` names each).
+        other_stacks: bytes requested at the peak of the same job under other stacks, by stack.
     """
 
     ledger: Ledger
     rule: RuleOfThumb | None = None
     verdicts: tuple[Verdict, ...] = ()
-    other_stacks: tuple[Ledger, ...] = ()
+    other_stacks: dict[str, int] = {}

@@ -177,5 +177,4 @@ def view(ledger: Ledger) -> EstimateView:
         make_verdict(ledger, "NVIDIA GeForce RTX 4060", 8_188 * MIB, "does not fit", "needs at least 16.4 GiB"),
         make_verdict(ledger, "NVIDIA GeForce RTX 4090", 24_080 * MIB, "fits", "needs at most 18.8 GiB"),
     )
-    other = make_ledger(job=Job(model="Qwen/Qwen3-14B", stack="plain"))
-    return EstimateView(ledger=ledger, rule=make_rule(), verdicts=cards, other_stacks=(other,))
+    return EstimateView(ledger=ledger, rule=make_rule(), verdicts=cards, other_stacks={"plain": 12 * GIB})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from qmem.estimator.attention import eager, sdpa
+from qmem.estimator.checkpointing import Checkpoint
 from qmem.estimator.masks import causal_mask, position_ids
 from qmem.estimator.operations import (
     add,
@@ -25,7 +26,6 @@ from qmem.estimator.operations import (
     view,
 )
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
-from qmem.estimator.tape import checkpoint
 from qmem.ledger import Kind
 
 
@@ -189,11 +189,11 @@ class Decoder(Module):
         layers: list[DecoderLayer],
         norm: Module,
         *,
-        checkpointing: bool,
+        checkpoint: Checkpoint | None,
     ) -> None:
         super().__init__(paper, Role(Kind.INTERMEDIATE, "model"))
         self.of, self.embedding, self.layers, self.norm = of, embedding, layers, norm
-        self.checkpointing = checkpointing
+        self.checkpoint = checkpoint
 
     def forward(self, input_ids: PaperTensor) -> PaperTensor:
         """The last hidden state.  ``inputs_embeds`` is a local and lives until this returns."""
@@ -206,8 +206,8 @@ class Decoder(Module):
         cos, sin = rotary_tables(paper, s, of.head_dim, inputs_embeds.dtype)
         for index, layer in enumerate(self.layers):
             paper.enter_layer(index)
-            if self.checkpointing:
-                hidden_states = checkpoint(layer, hidden_states, cos, sin, mask, positions)
+            if self.checkpoint:
+                hidden_states = self.checkpoint(layer, hidden_states, cos, sin, mask, positions)
             else:
                 hidden_states = layer(hidden_states, cos, sin, mask, positions)
         paper.enter_layer(None)
@@ -227,5 +227,4 @@ def rotary_tables(paper: Paper, s: int, head_dim: int, dtype: str) -> tuple[Pape
     cos = empty(paper, shape, "fp32")
     sin = empty(paper, shape, "fp32")
     sin = empty(paper, shape, "fp32")
-    del freqs, emb
     return to(cos, dtype), to(sin, dtype)

@@ -1,0 +1,127 @@
+"""Activation checkpointing on paper tensors: forward keeps the inputs of a layer, backward runs the layer again.
+
+Two programs do it: torch's default, by hooks on what is saved, and the older reentrant one, by a function of its
+own that calls backward within backward.  Source: torch 2.14.1 ``torch/utils/checkpoint.py``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from qmem.estimator.paper import Paper, PaperTensor
+from qmem.estimator.tape import Gradients, record, run_engine
+from qmem.ledger import Kind
+
+Checkpoint = Callable[..., PaperTensor]
+"""How a layer is run: ``checkpoint(layer, hidden_states, *others)``."""
+
+
+def checkpointing(*, reentrant: bool) -> Checkpoint:
+    """The program of ``gradient_checkpointing_kwargs={"use_reentrant": reentrant}``."""
+    return reentrant_checkpoint if reentrant else checkpoint
+
+
+class _Stop(Exception):
+    """Everything that backward needs has been recomputed."""
+
+
+def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``torch.utils.checkpoint.checkpoint(use_reentrant=False)`` with early stop.
+
+    Forward: what would be saved becomes an empty holder, so only the inputs live on.  The first holder that
+    backward opens runs ``function`` again, keeps what it saves, and stops at the last tensor that was saved.
+    Source: torch 2.14.1 ``torch/utils/checkpoint.py`` (``_checkpoint_hook``, ``_recomputation_hook``).
+    """
+    frame = _CheckpointFrame(function, inputs)
+    paper = frame.paper
+    paper.saved_tensor_hooks.append(frame.pack)
+    try:
+        return function(*inputs)
+    finally:
+        paper.saved_tensor_hooks.pop()
+
+
+class _CheckpointFrame:
+    """The inputs of a checkpointed call, and its holders once they are filled again."""
+
+    def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        self.function = function
+        self.inputs = inputs
+        self.paper: Paper = inputs[0].paper
+        self.n_holders = 0
+        self.refilled: list[PaperTensor | None] | None = None
+        self.autocast_dtype = self.paper.autocast_dtype
+        self.paper.relabel(inputs[0], Kind.CHECKPOINT)
+
+    def pack(self, tensor: PaperTensor) -> Callable[[], PaperTensor]:  # noqa: ARG002 - the holder stays empty
+        index = self.n_holders
+        self.n_holders += 1
+        return lambda: self._open(index)
+
+    def _open(self, index: int) -> PaperTensor:
+        if self.refilled is None:
+            self._recompute()
+        assert self.refilled is not None
+        tensor, self.refilled[index] = self.refilled[index], None
+        assert tensor is not None, "a holder is opened once"
+        return tensor
+
+    def _recompute(self) -> None:
+        paper = self.paper
+        self.refilled = refilled = []
+
+        def keep(tensor: PaperTensor) -> PaperTensor:
+            refilled.append(tensor.detached())
+            if len(refilled) == self.n_holders:
+                raise _Stop
+            return tensor.detached()
+
+        with _recomputing(paper, self.autocast_dtype):
+            paper.saved_tensor_hooks.append(keep)
+            try:
+                self.function(*self.inputs)
+            except _Stop:
+                pass
+            finally:
+                paper.saved_tensor_hooks.pop()
+
+
+@contextmanager
+def _recomputing(paper: Paper, autocast_dtype: str | None) -> Iterator[None]:
+    """A forward within backward: with gradients, and under autocast as it was, with a cache of its own."""
+    outer = (paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache)
+    paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = True, autocast_dtype, {}
+    try:
+        yield
+    finally:
+        paper.role, paper.grad_enabled, paper.autocast_dtype, paper.autocast_cache = outer
+
+
+def reentrant_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``checkpoint(use_reentrant=True)``: ``CheckpointFunction``, for a function of one result.
+
+    Forward runs without gradients, so nothing is saved but ``inputs[0]``, the only argument that is not bound by
+    name.  Backward runs the whole of ``function`` again, to its last operation, on a detached input, and then
+    backward over that.  Until it returns it holds the incoming gradient and the result of the second run.
+    """
+    hidden_states, *others = inputs
+    paper: Paper = hidden_states.paper
+    autocast_dtype = paper.autocast_dtype
+
+    def backward(g: PaperTensor, needs: list[bool], saved: PaperTensor) -> Gradients:
+        detached = saved.detached()
+        detached.trainable = needs[0]
+        with _recomputing(paper, autocast_dtype):
+            output = function(detached, *others)
+        role = paper.role
+        run_engine(output.node, g)
+        paper.role = role
+        return (detached.grad,)
+
+    node = record(paper, "checkpoint", [hidden_states], backward, (hidden_states,))
+    paper.relabel(hidden_states, Kind.CHECKPOINT)
+    outer, paper.grad_enabled = paper.grad_enabled, False
+    output: PaperTensor = function(*inputs)
+    paper.grad_enabled = outer
+    output.node = node
+    return output
