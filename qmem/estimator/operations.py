@@ -294,7 +294,21 @@ def batched_matmul(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> Pape
         return grad_a, grad_b
 
     node = record(a.paper, "bmm", [a, b], backward, (a, b))
-    return empty(a.paper, (*a_shape[:3], b_shape[2] if transpose_b else b_shape[3]), a.dtype, node)
+    product = empty(a.paper, (*a_shape[:3], b_shape[2] if transpose_b else b_shape[3]), a.dtype, node)
+    return _unfold(product)
+
+
+def _unfold(x: PaperTensor) -> PaperTensor:
+    """``[b * h, s, d]`` as ``[b, h, s, d]``: a view; a gradient with swapped dimensions is copied if b is above 1."""
+    x_shape = x.shape
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        if g.swapped and x_shape[0] > 1:
+            return (empty(g.paper, x_shape, g.dtype),)
+        return (_view_of(g, x_shape, swapped=g.swapped),)
+
+    node = record(x.paper, "unfold", [x], backward)
+    return PaperTensor(x_shape, x.dtype, x.storage, node, base=x, swapped=x.swapped)
 
 
 def tokens(x: PaperTensor) -> int:

@@ -5,6 +5,7 @@ What state each parameter holds, and where, stands in ``storage.py``.  Sources: 
 ``optim/optimizer.py``; transformers 5.23.0 ``optimization.py`` (``Adafactor``).
 """
 
+from qmem.estimator.adafactor import Adafactor
 from qmem.estimator.model import layer_of
 from qmem.estimator.paper import Paper, PaperTensor, Role, empty, parameter
 from qmem.estimator.storage import Piece, optimizer_shared, optimizer_state
@@ -32,9 +33,13 @@ class PaperOptimizer:
         self.trainer_of = trainer_of
         self.state: list[PaperTensor] = []
         self.norm: PaperTensor | None = None
+        self.adafactor = Adafactor(paper) if name == "adafactor" else None
 
     def step(self, *, first: bool) -> None:
         """``optimizer.step()``: group by group, state made where there is none yet."""
+        if self.adafactor is not None:
+            self._step_adafactor(self.adafactor)
+            return
         if first:
             for piece in optimizer_shared(self.name):
                 self._keep("optimizer", piece)
@@ -46,6 +51,14 @@ class PaperOptimizer:
                 self.paper.enter_layer(None)
             if self.name == "adamw_torch":
                 self._take_roots(group)
+
+    def _step_adafactor(self, adafactor: Adafactor) -> None:
+        """Parameter after parameter, through all groups."""
+        paper, outer = self.paper, self.paper.role
+        paper.role, paper.rule = _TEMPORARY, "Adafactor's update"
+        adafactor.step([tensor for group in self._groups() for tensor in group])
+        paper.enter_layer(None)
+        paper.role = outer
 
     def _take_roots(self, group: list[PaperTensor]) -> None:
         """torch's foreach AdamW takes ``sqrt(exp_avg_sq)`` of a whole group at once; nothing else makes temporaries."""

@@ -155,8 +155,8 @@ class _Loop:
 def _forward(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
     """The model's forward, under autocast where the stack has it: the loss.
 
-    The cast weights in autocast's cache live until it ends; then the returned logits are made fp32, which frees
-    the 16-bit ones only after.
+    The cast weights in autocast's cache live until it ends.  Then accelerate, under the Trainer, makes the returned
+    logits fp32, which frees the 16-bit ones only after.
     """
     paper, job, facts = loop.paper, loop.job, loop.facts
     if facts.autocast:
@@ -169,7 +169,7 @@ def _forward(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
     loss = causal_lm_loss(logits, batch.labels, token_mean=facts.token_mean)
     del hidden_states
     paper.end_autocast()
-    if facts.autocast:
+    if facts.autocast and facts.trainer_loop:
         converted = to(logits, "fp32")
         del converted
     return loss

@@ -29,7 +29,6 @@ def check_supported(job: Job, plan: AdapterPlan, facts: StackFacts) -> None:
         _Gap(job.dora, "DoRA's step", "set dora = false"),
         _Gap(bool(plan.saved), "training modules_to_save", "leave modules_to_save out"),
         _Gap(bool(plan.biases), "training biases of the base model", "set bias = none"),
-        _Gap(job.optimizer == "adafactor", "the temporaries of Adafactor", "use another optimizer"),
         _Gap(
             any(adapted.kind != "linear" for adapted in plan.adapted),
             "the step of an adapter on an embedding or on fused experts",

@@ -1,0 +1,76 @@
+"""A trace of repeated layers is the trace of the full walk."""
+
+import pytest
+
+from qmem.allocator import round_to_grain
+from qmem.estimator import estimation
+from qmem.estimator.repeat import WALKED_LAYERS, repeated
+from qmem.estimator.settle import Settled, settle
+from qmem.job import Job
+from qmem.ledger import Trace
+
+JOBS = [
+    Job(model="Qwen3-14B"),
+    Job(model="Qwen3-0.6B", batch=4, seq=1024),
+    Job(model="Qwen3-8B", stack="plain"),
+    Job(model="Qwen3-4B", method="full", optimizer="adamw_torch", seq=512),
+    Job(model="Qwen3-1.7B", method="lora", optimizer="adamw_torch_fused"),
+    Job(model="Qwen2-1.5B", rank=16, dropout=0.2, double_quant=False, batch=16, seq=512),
+    Job(model="Qwen2.5-0.5B", checkpointing=False, seq=256),
+    Job(model="Qwen2.5-7B-Instruct", targets=("q_proj", "v_proj"), batch=8, seq=512),
+    Job(model="Qwen2.5-32B-Instruct", quant="fp4", grad_accum=4),
+    Job(model="Llama-2-7b-hf", rank=64, checkpointing=False, seq=512),
+    Job(model="Llama-2-7b-hf", attention="eager"),
+    Job(model="Meta-Llama-3-8B", batch=2, seq=4096, amp=False),
+    Job(model="Llama-3.2-1B", seq=128),
+    Job(model="Llama-3.2-1B", seq=16, optimizer="adamw_8bit"),
+    Job(model="Meta-Llama-3.1-70B", optimizer="paged_adamw_8bit"),
+    Job(model="TinyLlama-1.1B-Chat-v1.0", method="full", optimizer="sgd", checkpointing=False, seq=256),
+    Job(model="Mistral-7B-v0.3", method="lora", batch=4, optimizer="lion_32bit"),
+    Job(model="Mistral-7B-v0.1", seq=4096),
+    Job(model="Yi-34B", rank=64, stack="plain", grad_accum=2),
+    Job(model="SmolLM2-135M", method="full", optimizer="paged_adamw_32bit", seq=512),
+]
+
+
+def compared(job: Job) -> tuple[Trace, Trace | None, Trace | None, int]:
+    """The full walk, and the six-layer walk repeated in full and in brief."""
+    described = estimation._describe(job, None)
+    n_layers = described.architecture.n_layers
+    cut = estimation._program(described, WALKED_LAYERS)
+    full, brief = (repeated(cut.trace, cut.regions, n_layers, brief=brief) for brief in (False, True))
+    return estimation._program(described, n_layers).trace, full, brief, n_layers
+
+
+def settled(trace: Trace, n_layers: int) -> Settled:
+    return settle(trace, [round_to_grain(size) for size in trace.sizes], n_layers)
+
+
+def reading_facts(of: Settled) -> list[tuple]:
+    return [(r.moment.step, r.moment.phase, r.waterline, r.measure, r.n_bytes) for r in of.readings]
+
+
+def item_facts(of: Settled) -> list[tuple]:
+    return sorted((i.owner, i.kind, i.n_bytes, i.count, i.because, str(i.born), str(i.dies)) for i in of.items)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job.model}-{job.method}-{job.stack}-{job.optimizer}-{job.seq}")
+def test_repeating_a_layer_gives_the_full_walk_event_by_event(job):
+    walked, full, brief, n_layers = compared(job)
+    assert full is not None
+    assert full.events == walked.events
+    assert full.sizes == walked.sizes
+    assert full.marks == walked.marks
+    assert brief is not None
+    assert len(brief.events) < len(full.events)
+    assert reading_facts(settled(brief, n_layers)) == reading_facts(settled(full, n_layers))
+    assert item_facts(settled(brief, n_layers)) == item_facts(settled(full, n_layers))
+
+
+def test_layers_that_differ_are_not_repeated():
+    described = estimation._describe(Job(model="Qwen3-0.6B"), None)
+    cut = estimation._program(described, WALKED_LAYERS)
+    longest = max(range(len(cut.regions) - 1), key=lambda i: cut.regions[i].layer == 2)
+    handle = next(e for e in cut.trace.events[cut.regions[longest].event :] if e >= 0)
+    cut.trace.sizes[handle] += 512
+    assert repeated(cut.trace, cut.regions, described.architecture.n_layers, brief=False) is None
