@@ -7,6 +7,7 @@ of.  So the trace of a model of any depth follows from the trace of the same mod
 A test shows the result equal to the full walk, event by event.
 """
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 from qmem.estimator.paper import Region
@@ -18,19 +19,50 @@ WALKED_LAYERS = 6
 _MIDDLE, _TWIN = 2, 3
 
 
-class _Place(NamedTuple):
-    """Where an allocation was made: in which run, for which layer (-1: none), as the how-manieth there."""
-
-    run: int
-    layer: int
-    ordinal: int
+_NO_LAYER = -1
 
 
 class _Stretch(NamedTuple):
+    """Events ``first..last`` of one layer, or of none; its allocations have the handles from ``first_handle`` on.
+
+    A run is a sequence of stretches of distinct layers: a forward, a backward, a loop over parameters.
+    """
+
     run: int
     layer: int
     first: int
     last: int
+    first_handle: int
+
+
+class _Foreign(NamedTuple):
+    """A free, at place ``at`` of a template, of what another stretch has made: which run, layer and how-manieth there.
+
+    Where both stretches are of a layer, ``layer`` is the ``distance`` between them.
+    """
+
+    at: int
+    run: int
+    layer: int
+    distance: bool
+    ordinal: int
+
+
+class _Template(NamedTuple):
+    """A stretch, ready to be repeated.
+
+    Attributes:
+        events: an allocation is its rank in the stretch, a free of it the complement; foreign frees are 0.
+        sizes, labels: of the allocations, by rank.
+        foreign: the frees of what other stretches have made.
+        rank: of each allocation that is kept, by its ordinal in the walked stretch.
+    """
+
+    events: list[int]
+    sizes: list[int]
+    labels: list[int]
+    foreign: list[_Foreign]
+    rank: dict[int, int] | range
 
 
 def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool) -> Trace | None:
@@ -40,142 +72,159 @@ def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool)
     ones: from one of them to the next every live byte count grows by the same amount, so the fullest moment lies in
     the first or the last.  Nothing that outlives a layer is left out.
     """
-    stretches = _stretches(regions, len(trace.events))
-    places = _places(trace, stretches)
-    if not _middle_layers_are_alike(trace, stretches, places):
+    stretches = _stretches(trace, regions)
+    templates = _Templates(trace, stretches).make()
+    if not _middle_layers_are_alike(stretches, templates):
         return None
-    return _Repeater(trace, places, n_layers, brief=brief).run(stretches)
+    return _Repeater(trace, n_layers, brief=brief).run(stretches, templates)
 
 
-def _stretches(regions: list[Region], n_events: int) -> list[_Stretch]:
-    """Cut the events at the layer changes; a run is a maximal sequence of stretches of distinct layers."""
-    ends = [region.event for region in regions[1:]] + [n_events]
-    stretches, run, seen = [_Stretch(0, -1, 0, regions[0].event if regions else n_events)], 0, {-1}
-    for region, end in zip(regions, ends, strict=True):
-        layer = -1 if region.layer is None else region.layer
-        if layer in seen or layer == -1 or -1 in seen:
+def _stretches(trace: Trace, regions: list[Region]) -> list[_Stretch]:
+    """Cut the events at the layer changes."""
+    starts = [Region(0, None), *regions]
+    ends = [region.event for region in starts[1:]] + [len(trace.events)]
+    stretches: list[_Stretch] = []
+    run, seen, handle = 0, set[int](), 0
+    for (first, of), last in zip(starts, ends, strict=True):
+        layer = _NO_LAYER if of is None else of
+        if layer in seen or _NO_LAYER in (layer, *seen):
             run, seen = run + 1, set()
         seen.add(layer)
-        stretches.append(_Stretch(run, layer, region.event, end))
+        stretches.append(_Stretch(run, layer, first, last, handle))
+        handle += sum(event >= 0 for event in trace.events[first:last])
     return stretches
 
 
-def _places(trace: Trace, stretches: list[_Stretch]) -> list[_Place]:
-    places = []
-    for stretch in stretches:
-        ordinal = 0
-        for event in trace.events[stretch.first : stretch.last]:
+class _Templates:
+    """Makes a template of every stretch."""
+
+    def __init__(self, trace: Trace, stretches: list[_Stretch]) -> None:
+        self.trace, self.stretches = trace, stretches
+        self.first_handles = [stretch.first_handle for stretch in stretches]
+
+    def make(self) -> list[_Template]:
+        ends = [*self.first_handles[1:], len(self.trace.sizes)]
+        return [self._template(stretch, end) for stretch, end in zip(self.stretches, ends, strict=True)]
+
+    def _template(self, stretch: _Stretch, end: int) -> _Template:
+        start = stretch.first_handle
+        events, foreign = [], []
+        for index, event in enumerate(self.trace.events[stretch.first : stretch.last]):
             if event >= 0:
-                places.append(_Place(stretch.run, stretch.layer, ordinal))
-                ordinal += 1
-    return places
+                events.append(event - start)
+            elif ~event >= start:
+                events.append(event + start)
+            else:
+                events.append(0)
+                foreign.append(self._foreign(index, ~event, stretch.layer))
+        sizes, labels = self.trace.sizes[start:end], self.trace.labels[start:end]
+        return _Template(events, sizes, labels, foreign, range(end - start))
+
+    def _foreign(self, index: int, handle: int, layer: int) -> _Foreign:
+        home = self.stretches[bisect_right(self.first_handles, handle) - 1]
+        both = home.layer != _NO_LAYER != layer
+        of = home.layer - layer if both else home.layer
+        return _Foreign(index, home.run, of, both, handle - home.first_handle)
 
 
-def _middle_layers_are_alike(trace: Trace, stretches: list[_Stretch], places: list[_Place]) -> bool:
+def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Template]) -> bool:
     """In every run all layers but the ends allocate the same, and the middle one and its twin free the same."""
-    by_run: dict[int, dict[int, _Stretch]] = {}
-    for stretch in stretches:
-        by_run.setdefault(stretch.run, {})[stretch.layer] = stretch
-        if stretch.layer < 0 and _frees_of_middle_layers(trace, stretch, places):
-            return False
+    by_run: dict[int, dict[int, _Template]] = {}
+    for stretch, template in zip(stretches, templates, strict=True):
+        by_run.setdefault(stretch.run, {})[stretch.layer] = template
     for layers in by_run.values():
-        if set(layers) == {-1}:
+        if set(layers) == {_NO_LAYER}:
+            # What a layer in the middle has made cannot be freed outside the layers: by whom, for the repeated ones?
+            if any(1 < free.layer < WALKED_LAYERS - 2 for free in layers[_NO_LAYER].foreign):
+                return False
             continue
         if set(layers) != set(range(WALKED_LAYERS)):
             return False
-        first, *others = (_allocations(trace, layers[layer]) for layer in range(1, WALKED_LAYERS - 1))
-        if any(other != first for other in others):
+        if any(layers[layer].sizes != layers[1].sizes for layer in range(2, WALKED_LAYERS - 1)):
             return False
-        if _relative(trace, layers[_MIDDLE], places) != _relative(trace, layers[_TWIN], places):
+        middle, twin = layers[_MIDDLE], layers[_TWIN]
+        if (middle.events, middle.foreign) != (twin.events, twin.foreign):
             return False
     return True
 
 
-def _frees_of_middle_layers(trace: Trace, stretch: _Stretch, places: list[_Place]) -> bool:
-    """Whether a stretch of no layer frees what a layer in the middle has made: that cannot be repeated."""
-    events = trace.events[stretch.first : stretch.last]
-    return any(1 < places[~event].layer < WALKED_LAYERS - 2 for event in events if event < 0)
-
-
-def _allocations(trace: Trace, stretch: _Stretch) -> list[int]:
-    return [trace.sizes[event] for event in trace.events[stretch.first : stretch.last] if event >= 0]
-
-
-def _relative(trace: Trace, stretch: _Stretch, places: list[_Place]) -> list[tuple[int, int, int]]:
-    """The events of a stretch, each by run, distance in layers and ordinal."""
-    described = []
-    for event in trace.events[stretch.first : stretch.last]:
-        place = places[event if event >= 0 else ~event]
-        distance = place.layer - stretch.layer if place.layer >= 0 else 1 << 30
-        described.append((place.run if event < 0 else ~place.run, distance, place.ordinal))
-    return described
+def _lasting(template: _Template) -> _Template:
+    """A template without the allocations that die in it."""
+    passing = {~event for event in template.events if event < 0}
+    foreign_at = {free.at for free in template.foreign}
+    rank: dict[int, int] = {}
+    events: list[int] = []
+    kept: list[int] = []
+    moved: list[_Foreign] = []
+    foreign = iter(template.foreign)
+    for index, event in enumerate(template.events):
+        if index in foreign_at:
+            moved.append(next(foreign)._replace(at=len(events)))
+            events.append(0)
+        elif event >= 0 and event not in passing:
+            rank[event] = len(kept)
+            events.append(len(kept))
+            kept.append(event)
+    sizes, labels = [template.sizes[e] for e in kept], [template.labels[e] for e in kept]
+    return _Template(events, sizes, labels, moved, rank)
 
 
 class _Repeater:
     """Writes the events of all layers, giving each allocation its new handle.
 
-    ``handles`` are the new handles by run, layer and ordinal.
+    ``homes`` say, by run and layer, from which handle on a stretch was written, and the ranks of its allocations.
     """
 
-    def __init__(self, trace: Trace, places: list[_Place], n_layers: int, *, brief: bool) -> None:
-        self.source, self.places, self.n_layers = trace, places, n_layers
+    def __init__(self, trace: Trace, n_layers: int, *, brief: bool) -> None:
+        self.source, self.n_layers = trace, n_layers
         self.abridged = range(_MIDDLE + 1, n_layers - WALKED_LAYERS + _MIDDLE) if brief else range(0)
         self.longer = Trace()
         self.longer.label_table = trace.label_table
-        self.handles: dict[tuple[int, int], dict[int, int]] = {}
+        self.homes: dict[tuple[int, int], tuple[int, dict[int, int] | range]] = {}
 
-    def run(self, stretches: list[_Stretch]) -> Trace:
+    def run(self, stretches: list[_Stretch], templates: list[_Template]) -> Trace:
         """Write all stretches; a run of layers is written for every layer of the model."""
         moved: dict[int, int] = {}
         index = 0
         while index < len(stretches):
             stretch = stretches[index]
             moved[stretch.first] = len(self.longer.events)
-            if stretch.layer < 0:
-                self._copy(stretch, -1)
+            if stretch.layer == _NO_LAYER:
+                self._write(templates[index], stretch.run, _NO_LAYER)
                 index += 1
-                continue
-            layers = {s.layer: s for s in stretches[index : index + WALKED_LAYERS]}
-            lasting = self._lasting(layers[_MIDDLE])
-            for target in self._order(stretch):
-                if target in self.abridged:
-                    self._copy(layers[_MIDDLE], target, lasting)
-                else:
-                    self._copy(layers[self._template(target)], target)
-            index += WALKED_LAYERS
+            else:
+                of_layer = {stretches[i].layer: templates[i] for i in range(index, index + WALKED_LAYERS)}
+                self._write_layers(of_layer, stretch)
+                index += WALKED_LAYERS
         moved[len(self.source.events)] = len(self.longer.events)
         self.longer.marks = [mark._replace(event=moved[mark.event]) for mark in self.source.marks]
         return self.longer
 
-    def _order(self, first: _Stretch) -> range:
-        return range(self.n_layers) if first.layer == 0 else range(self.n_layers - 1, -1, -1)
+    def _write_layers(self, of_layer: dict[int, _Template], first: _Stretch) -> None:
+        """One run: from the first layer to the last or, in a backward, from the last to the first."""
+        last = self.n_layers - 1
+        lasting = _lasting(of_layer[_MIDDLE])
+        for layer in range(self.n_layers) if first.layer == 0 else range(last, -1, -1):
+            walked = layer if layer <= _MIDDLE else max(_MIDDLE, layer - self.n_layers + WALKED_LAYERS)
+            self._write(lasting if layer in self.abridged else of_layer[walked], first.run, layer)
 
-    def _template(self, layer: int) -> int:
-        """The walked layer that stands for ``layer``: the ends for themselves."""
-        if layer <= _MIDDLE:
-            return layer
-        return max(_MIDDLE, layer - self.n_layers + WALKED_LAYERS)
+    def _write(self, template: _Template, run: int, layer: int) -> None:
+        longer = self.longer
+        start = len(longer.sizes)
+        self.homes[run, layer] = (start, template.rank)
+        written = [event + start if event >= 0 else event - start for event in template.events]
+        for free in template.foreign:
+            written[free.at] = ~self._new_handle(free, layer)
+        longer.events += written
+        longer.sizes += template.sizes
+        longer.labels += template.labels
 
-    def _lasting(self, stretch: _Stretch) -> list[int]:
-        """The events of a stretch without the allocations that die in it."""
-        events = self.source.events[stretch.first : stretch.last]
-        born = {event for event in events if event >= 0}
-        passing = {~event for event in events if event < 0} & born
-        return [event for event in events if (event if event >= 0 else ~event) not in passing]
-
-    def _copy(self, stretch: _Stretch, target: int, events: list[int] | None = None) -> None:
-        """Write a stretch, or the given events of it, for the layer ``target``."""
-        source, longer, places, handles = self.source, self.longer, self.places, self.handles
-        mine = handles.setdefault((stretch.run, target), {})
-        shift = target - stretch.layer if target >= 0 else self.n_layers - WALKED_LAYERS
-        for event in source.events[stretch.first : stretch.last] if events is None else events:
-            if event >= 0:
-                mine[places[event].ordinal] = len(longer.sizes)
-                longer.events.append(len(longer.sizes))
-                longer.sizes.append(source.sizes[event])
-                longer.labels.append(source.labels[event])
-            else:
-                run, layer, ordinal = places[~event]
-                if layer > 1 or target >= 0 <= layer:
-                    layer += shift
-                longer.events.append(~handles[run, layer][ordinal])
+    def _new_handle(self, free: _Foreign, layer: int) -> int:
+        """What a free of the walked model frees in the longer one, when it is written for ``layer``."""
+        home = free.layer
+        if free.distance:
+            home += layer
+        elif home > 1:  # seen from outside the layers, the last ones count from the end
+            home += self.n_layers - WALKED_LAYERS
+        start, rank = self.homes[free.run, home]
+        return start + rank[free.ordinal]
