@@ -4,6 +4,7 @@ Two programs do it: torch's default, by hooks on what is saved, and the older re
 own that calls backward within backward.  Source: torch 2.14.1 ``torch/utils/checkpoint.py``.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,24 +42,40 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         paper.saved_tensor_hooks.pop()
 
 
+class _Holder:
+    """Stands for a saved tensor until it is opened.  It dies with the operation that would have saved the tensor."""
+
+    __slots__ = ("__weakref__", "frame", "index")
+
+    def __init__(self, frame: "_CheckpointFrame", index: int) -> None:
+        self.frame = frame
+        self.index = index
+
+    def __call__(self) -> PaperTensor:
+        """The tensor, recomputed."""
+        return self.frame.open(self.index)
+
+
 class _CheckpointFrame:
-    """The inputs of a checkpointed call, and its holders once they are filled again."""
+    """The inputs of a checkpointed call, and what fills its holders again."""
 
     def __init__(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         self.function = function
         self.inputs = inputs
         self.paper: Paper = inputs[0].paper
-        self.n_holders = 0
+        self.holders: list[weakref.ref[_Holder]] = []
         self.refilled: list[PaperTensor | None] | None = None
         self.autocast_dtype = self.paper.autocast_dtype
         self.paper.relabel(inputs[0], Kind.CHECKPOINT)
 
-    def pack(self, tensor: PaperTensor) -> Callable[[], PaperTensor]:  # noqa: ARG002 - the holder stays empty
-        index = self.n_holders
-        self.n_holders += 1
-        return lambda: self._open(index)
+    def pack(self, tensor: PaperTensor) -> _Holder:  # noqa: ARG002 - the holder stays empty
+        """Save nothing."""
+        holder = _Holder(self, len(self.holders))
+        self.holders.append(weakref.ref(holder))
+        return holder
 
-    def _open(self, index: int) -> PaperTensor:
+    def open(self, index: int) -> PaperTensor:
+        """What the holder stands for; the first that is opened has all recomputed."""
         if self.refilled is None:
             self._recompute()
         assert self.refilled is not None
@@ -68,11 +85,13 @@ class _CheckpointFrame:
 
     def _recompute(self) -> None:
         paper = self.paper
-        self.refilled = refilled = []
+        refilled: list[PaperTensor | None] = []
+        self.refilled = refilled
 
         def keep(tensor: PaperTensor) -> PaperTensor:
-            refilled.append(tensor.detached())
-            if len(refilled) == self.n_holders:
+            wanted = self.holders[len(refilled)]() is not None
+            refilled.append(tensor.detached() if wanted else None)
+            if len(refilled) == len(self.holders):
                 raise _Stop
             return tensor.detached()
 
@@ -123,5 +142,4 @@ def reentrant_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
     outer, paper.grad_enabled = paper.grad_enabled, False
     output: PaperTensor = function(*inputs)
     paper.grad_enabled = outer
-    output.node = node
-    return output
+    return PaperTensor(output.shape, output.dtype, output.storage, node, swapped=output.swapped)

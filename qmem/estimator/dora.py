@@ -4,7 +4,6 @@ Every forward makes the whole adapter ``B @ A`` and the whole base weight, to kn
 peft 0.21.2 ``tuners/lora/dora.py`` (``DoraLinearLayer``), ``tuners/lora/variants.py`` (``DoraLinearVariant``).
 """
 
-from math import prod
 from typing import NamedTuple
 
 from qmem.estimator.operations import (
@@ -24,11 +23,10 @@ from qmem.estimator.operations import (
 from qmem.estimator.paper import PaperTensor, empty, parameter
 from qmem.estimator.quantized import Weight4bit, dequantized
 from qmem.estimator.reductions import sum_rows
-from qmem.estimator.tape import record, save_output
 from qmem.ledger import Kind
 
 Weight = PaperTensor | Weight4bit
-"""A base weight: of its own dtype, or packed."""
+"""A base weight: of its own dtype, or packed to 4 bits."""
 
 
 class Adapter(NamedTuple):
@@ -39,22 +37,24 @@ class Adapter(NamedTuple):
     magnitude: PaperTensor | None = None
 
 
-def initial_magnitude(name: str, weight: Weight, a: PaperTensor, b: PaperTensor) -> PaperTensor:
+def initial_magnitude(
+    name: str, weight: Weight, bias: PaperTensor | None, a: PaperTensor, b: PaperTensor
+) -> PaperTensor:
     """``DoraLinearLayer.update_layer``: the norms of the rows of ``weight + B @ A``, in the dtype of the adapter.
 
     A packed base is copied first, its quantization state twice (as a member of the weight and of the module).
     """
     paper = a.paper
     paper.rule = "DoRA's first magnitude"
-    copied = weight.copied() if isinstance(weight, Weight4bit) else []
+    copied = weight.copied(bias) if isinstance(weight, Weight4bit) else []
     full = _full(weight)
-    lora_weight = matmul(transpose(a), b)
+    lora_weight = matmul(b, transpose(a))
     paper.rule = "DoRA's first magnitude"
     scaled = empty(paper, full.shape, full.dtype)
     summed = empty(paper, full.shape, full.dtype)
     del scaled
     magnitude = parameter(paper, name, full.shape[:1], full.dtype, Kind.ADAPTER)
-    sum_rows(paper, *full.shape)
+    sum_rows(paper, full.shape[0], full.shape[1])
     del copied, full, lora_weight, summed
     return magnitude
 
@@ -102,9 +102,10 @@ def _lora_weight(a: PaperTensor, b: PaperTensor) -> PaperTensor:
 
 
 def _weight_norm(weight: PaperTensor, lora_weight: PaperTensor) -> PaperTensor:
-    """``norm(weight + scaling * lora_weight, dim=1)``."""
+    """``norm(weight + scaling * lora_weight, dim=1).to(weight.dtype)``; autocast takes norms in fp32."""
+    paper = weight.paper
     weight = add(weight, scale(lora_weight))
-    weight.paper.rule = "norm of rows"
-    norm = empty(weight.paper, weight.shape[:1], weight.dtype)
-    sum_rows(weight.paper, *weight.shape)
-    return norm
+    paper.rule = "norm of rows"
+    norm = empty(paper, weight.shape[:1], "fp32" if paper.autocast_dtype else weight.dtype)
+    sum_rows(paper, weight.shape[0], weight.shape[1])
+    return to(norm, weight.dtype)

@@ -66,13 +66,13 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: ReplayMode = "quick") 
 
 
 def peak_requested(job: Job, gpu: Gpu | None = None) -> int:
-    """Bytes that the job's tensors ask for at its fullest moment: the quickest answer.
+    """Bytes that the job's tensors ask for at the fullest moment of a steady step: the quickest answer.
 
     Raises:
         UsageError, UnsupportedError: as ``estimate``.
     """
     with _without_garbage_collection():
-        trace = _walk(_describe(job, gpu), brief=True)
+        trace = _walk(_describe(job, gpu), brief=True, steady=True)
     sizes = trace.sizes
     return max(accumulate(sizes[event] if event >= 0 else -sizes[~event] for event in trace.events))
 
@@ -102,18 +102,18 @@ def _kernels_of(gpu: Gpu | None) -> paper.Gpu:
     return paper.Gpu((int(major), int(minor)), gpu.sm_count)
 
 
-def _walk(described: Described, *, brief: bool) -> Trace:
+def _walk(described: Described, *, brief: bool, steady: bool = False) -> Trace:
     """Walk six layers and repeat one in the middle; walk all where they are few or not alike."""
     n_layers = described.architecture.n_layers
     if n_layers > WALKED_LAYERS:
-        cut = _program(described, WALKED_LAYERS)
+        cut = _program(described, WALKED_LAYERS, steady=steady)
         longer = repeated(cut.trace, cut.regions, n_layers, brief=brief)
         if longer is not None:
             return longer
-    return _program(described, n_layers).trace
+    return _program(described, n_layers, steady=steady).trace
 
 
-def _program(described: Described, n_layers: int) -> Walk:
+def _program(described: Described, n_layers: int, *, steady: bool = False) -> Walk:
     """Run the job's program with the first ``n_layers`` layers of its model."""
     whole, plan = described.architecture, described.plan
 
@@ -129,7 +129,8 @@ def _program(described: Described, n_layers: int) -> Walk:
     adapted = tuple(module for module in plan.adapted if kept(module.name))
     cut = plan._replace(adapted=adapted)
     n_trained = len(plan.parameters) if described.job.has_adapter else len(whole.parameters)
-    return walk(described.job, architecture, cut, described.quantized, described.facts, described.gpu, n_trained)
+    described_cut = (described.job, architecture, cut, described.quantized, described.facts, described.gpu)
+    return walk(*described_cut, n_trained, steady=steady)
 
 
 def _replayed(job: Job, trace: Trace, mode: ReplayMode) -> tuple[list[int], Replay | None]:

@@ -14,9 +14,11 @@ from qmem.catalogue.stacks import StackFacts
 from qmem.estimator.checkpointing import checkpointing
 from qmem.estimator.families import family_options
 from qmem.estimator.families.llama import Decoder, DecoderLayer, RMSNorm
-from qmem.estimator.linears import Linear, Linear4bit, LoraLinear, LoraLinear4bit, Weight4bit
+from qmem.estimator.dora import Adapter, initial_magnitude
+from qmem.estimator.int8 import Weight8bit
+from qmem.estimator.linears import Linear, Linear4bit, Linear8bit, LoraLinear, LoraQuantizedLinear
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty, parameter
-from qmem.estimator.storage import quantization_shared
+from qmem.estimator.quantized import Weight4bit
 from qmem.estimator.tape import Gradients, record
 from qmem.job import Job
 from qmem.ledger import Kind
@@ -39,15 +41,15 @@ class PaperModel:
 
     Attributes:
         tensors: parameters and buffers that are not packed.
-        packed: the 4-bit weights, by module.
-        adapters: LoRA A and B, by module.
+        packed: the 4-bit and int8 weights, by module.
+        adapters: LoRA A and B, and DoRA's magnitude, by module.
     """
 
     def __init__(self, paper: Paper, architecture: Architecture, job: Job) -> None:
         self.paper, self.architecture, self.job = paper, architecture, job
         self.tensors: dict[str, PaperTensor] = {}
-        self.packed: dict[str, Weight4bit] = {}
-        self.adapters: dict[str, tuple[PaperTensor, PaperTensor]] = {}
+        self.packed: dict[str, Weight4bit | Weight8bit] = {}
+        self.adapters: dict[str, Adapter] = {}
         self.linears = _by_layer(linear.name for linear in architecture.linears)
         self.norms = _by_layer(p.module for p in architecture.parameters if p.role == "norm")
 
@@ -62,9 +64,7 @@ class PaperModel:
                 self._load_buffers()
             module, _, leaf = name.rpartition(".")
             if leaf == "weight" and module in quantized:
-                if not self.packed:
-                    self._load_shared_tables()
-                self.packed[module] = Weight4bit(paper, name, (shape[0], shape[1]), job)
+                self.packed[module] = self._pack(name, (shape[0], shape[1]))
             else:
                 self.tensors[name] = parameter(
                     paper, name, shape, job.dtype, KIND_OF_DTYPE[job.dtype], trainable=trained
@@ -72,12 +72,10 @@ class PaperModel:
         paper.enter_layer(None)
         self._load_buffers()
 
-    def _load_shared_tables(self) -> None:
-        """Tables that all packed weights share, made with the first of them."""
-        for piece in quantization_shared(double_quant=self.job.double_quant):
-            self.tensors[piece.name] = parameter(
-                self.paper, f"bitsandbytes.{piece.name}", piece.shape, piece.dtype, Kind.QUANT_STATE
-            )
+    def _pack(self, name: str, shape: tuple[int, int]) -> Weight4bit | Weight8bit:
+        if self.job.effective_quant == "int8":
+            return Weight8bit(self.paper, name, shape, self.job)
+        return Weight4bit(self.paper, name, shape, self.job, shares_tables=not self.packed)
 
     def _load_buffers(self) -> None:
         """The decoder's buffers stand before the head's weight, where there is one."""
@@ -105,18 +103,37 @@ class PaperModel:
         for adapted in plan.adapted:
             module = adapted.name
             self.paper.enter_layer(layer_of(module))
-            dtype = self.job.dtype if module in self.packed else self._weight(module).dtype
-            a, b = (parameter(self.paper, p.name, p.shape, dtype, Kind.ADAPTER) for p in adapted.parameters())
-            self.adapters[module] = (a, b)
-            del a, b
+            dtype = self._dtype_of_new_adapter(module)
+            a_name, b_name, *magnitude_names = (p.name for p in adapted.parameters())
+            a = parameter(self.paper, a_name, adapted.a_shape, dtype, Kind.ADAPTER)
+            b = parameter(self.paper, b_name, adapted.b_shape, dtype, Kind.ADAPTER)
+            magnitude = self._magnitude(module, magnitude_names[0], a, b) if magnitude_names else None
+            self.adapters[module] = Adapter(a, b, magnitude)
+            del a, b, magnitude
         self.paper.enter_layer(None)
         for module in self.adapters:
             self.paper.enter_layer(layer_of(module))
-            self.adapters[module] = self._cast_pair(*self.adapters[module], facts.adapter_dtype)
+            self._cast_adapter(module, facts.adapter_dtype)
         self.paper.enter_layer(None)
 
-    def _cast_pair(self, a: PaperTensor, b: PaperTensor, dtype: str) -> tuple[PaperTensor, PaperTensor]:
-        return self._cast(a, dtype), self._cast(b, dtype)
+    def _magnitude(self, module: str, name: str, a: PaperTensor, b: PaperTensor) -> PaperTensor:
+        weight = self.packed[module] if module in self.packed else self._weight(module)
+        assert not isinstance(weight, Weight8bit), "DoRA on an int8 base is refused"
+        return initial_magnitude(name, weight, self.tensors.get(f"{module}.bias"), a, b)
+
+    def _dtype_of_new_adapter(self, module: str) -> str:
+        """That of the base weight, but an int8 base leaves adapters in fp32 (``_move_adapter_to_device_of_base_layer``)."""
+        packed = self.packed.get(module)
+        if packed is None:
+            return self._weight(module).dtype
+        return self.job.dtype if isinstance(packed, Weight4bit) else "fp32"
+
+    def _cast_adapter(self, module: str, dtype: str) -> None:
+        for field in ("a", "b", "magnitude"):
+            old = getattr(self.adapters[module], field)
+            if old is not None:
+                self.adapters[module] = self.adapters[module]._replace(**{field: self._cast(old, dtype)})
+            del old
 
     def _cast(self, adapter: PaperTensor, dtype: str) -> PaperTensor:
         if adapter.dtype != dtype:
@@ -157,20 +174,23 @@ class PaperModel:
         return modules
 
     def _linear(self, module: str, role: str, kind: Kind = Kind.INTERMEDIATE) -> Module:
-        # A 4-bit linear may replace its bias, so the module alone must hold it.
-        bias = self.tensors.pop(f"{module}.bias", None) if module in self.packed else self.tensors.get(f"{module}.bias")
-        if module in self.packed:
-            base_4bit = Linear4bit(self.paper, role, self.packed[module], bias, self.job)
-            if module not in self.adapters:
-                return base_4bit
-            return LoraLinear4bit(base_4bit, *self.adapters[module], self.job.dropout)
-        base = Linear(self.paper, role, self._weight(module), bias, kind)
-        return LoraLinear(base, *self.adapters[module], self.job.dropout) if module in self.adapters else base
+        packed, adapter = self.packed.get(module), self.adapters.get(module)
+        if packed is None:
+            linear = Linear(self.paper, role, self._weight(module), self.tensors.get(f"{module}.bias"), kind)
+            return LoraLinear(linear, adapter, self.job.dropout) if adapter else linear
+        # A quantized linear may replace its bias, so the module alone must hold it.
+        bias = self.tensors.pop(f"{module}.bias", None)
+        base: Linear4bit | Linear8bit
+        if isinstance(packed, Weight4bit):
+            base = Linear4bit(self.paper, role, packed, bias, self.job)
+        else:
+            base = Linear8bit(self.paper, role, packed, bias)
+        return LoraQuantizedLinear(base, adapter, self.job.dropout) if adapter else base
 
     def _trainable(self) -> list[PaperTensor]:
         if self.job.method == "full":
             return [tensor for tensor in self.tensors.values() if tensor.trainable]
-        return [tensor for pair in self.adapters.values() for tensor in pair]
+        return [tensor for adapter in self.adapters.values() for tensor in adapter if tensor is not None]
 
 
 def _by_layer(modules: Iterable[str]) -> dict[int | None, list[str]]:

@@ -62,6 +62,17 @@ def swap_heads(x: PaperTensor) -> PaperTensor:
     return PaperTensor((b, s, h, d), x.dtype, x.storage, node, base=x, swapped=not x.swapped)
 
 
+def transpose(x: PaperTensor) -> PaperTensor:
+    """``x.T`` of a matrix: no memory, forward and backward."""
+    rows, columns = x.shape
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        return (_view_of(g, (rows, columns), swapped=g.swapped),)
+
+    node = record(x.paper, "transpose", [x], backward)
+    return PaperTensor((columns, rows), x.dtype, x.storage, node, base=x, swapped=x.swapped)
+
+
 def half(x: PaperTensor) -> PaperTensor:
     """``x[..., : n // 2]``: a view.  ``slice_backward`` makes zeros of the full shape."""
     x_shape = x.shape
@@ -129,6 +140,16 @@ def mul(a: PaperTensor, b: PaperTensor) -> PaperTensor:
     saved = (a if b.requires_grad else None, b if a.requires_grad else None)
     node = record(a.paper, "mul", [a, b], backward, saved)
     return like(a if a.numel >= b.numel else b, node, _promoted(a, b))
+
+
+def subtract(x: PaperTensor, constant: PaperTensor) -> PaperTensor:
+    """``x - constant``, where the constant needs no gradient: the result; the gradient passes through."""
+    return like(x, record(x.paper, "sub", [x], lambda g, _: (g,)), _promoted(x, constant))
+
+
+def divide(x: PaperTensor, constant: PaperTensor) -> PaperTensor:
+    """``x / constant``, where the constant needs no gradient: saves it; backward makes one of the result's size."""
+    return like(x, record(x.paper, "div", [x], lambda g, _, _saved: (_gradient(g),), (constant,)))
 
 
 def square(x: PaperTensor) -> PaperTensor:

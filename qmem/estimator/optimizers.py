@@ -5,12 +5,17 @@ What state each parameter holds, and where, stands in ``storage.py``.  Sources: 
 ``optim/optimizer.py``; transformers 5.23.0 ``optimization.py`` (``Adafactor``).
 """
 
+import re
+
 from qmem.estimator.adafactor import Adafactor
 from qmem.estimator.model import layer_of
 from qmem.estimator.paper import Paper, PaperTensor, Role, empty, parameter
 from qmem.estimator.storage import Piece, optimizer_shared, optimizer_state
 from qmem.job.job import Optimizer
 from qmem.ledger import Kind
+
+_UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+"""Names of parameters that the Trainer leaves without weight decay."""
 
 _TEMPORARY = Role(Kind.OPTIMIZER_TEMPORARY, "optimizer step")
 
@@ -72,14 +77,16 @@ class PaperOptimizer:
         paper.role = outer
 
     def _groups(self) -> list[list[PaperTensor]]:
-        """The Trainer's parameter groups: weight decay for matrices, none for norms and biases.
+        """The Trainer's parameter groups: weight decay for all but norms and biases, which it knows by name.
 
         Source: transformers 5.23.0 ``trainer.py`` (``get_decay_parameter_names``).
         """
         if self.trainer_of is None:
             return [self.trainable]
-        decayed = [tensor for tensor in self.trainable if len(tensor.shape) > 1]
-        return [decayed, [tensor for tensor in self.trainable if len(tensor.shape) == 1]]
+        groups: tuple[list[PaperTensor], list[PaperTensor]] = ([], [])
+        for tensor in self.trainable:
+            groups[_UNDECAYED.search(tensor.name.lower()) is not None].append(tensor)
+        return list(groups)
 
     def _drop(self, group: list[PaperTensor], tensors: list[PaperTensor | None]) -> None:
         for index, tensor in enumerate(group):

@@ -145,17 +145,18 @@ class Storage:
         self.handle = paper.allocate(n_bytes, shape, dtype, kind) if n_bytes else None
 
     def __del__(self) -> None:
-        if self.handle is not None:
-            self.paper.events.append(~self.handle)
+        handle = self.handle
+        if handle is not None:
+            self.paper.events.append(~handle)
 
 
 class PaperTensor:
     """A tensor without data.
 
     Attributes:
-        shape, dtype, storage: as torch has them.
+        shape, dtype, storage: as torch has them; ``paper`` is the process they live in.
         node: the operation that made it (``grad_fn``), if a gradient can flow back.
-        trainable: a leaf that requires a gradient.
+        requires_grad: whether a gradient flows to or through it.
         base: the tensor it is a view of.
         swapped: dimensions 1 and 2 are swapped in memory, so a reshape that merges them must copy.
         grad, accumulator: as torch has them on leaves.
@@ -163,7 +164,8 @@ class PaperTensor:
     """
 
     __slots__ = (
-        "accumulator", "base", "dtype", "grad", "name", "node", "shape", "storage", "swapped", "trainable",
+        "_trainable", "accumulator", "base", "dtype", "grad", "name", "node", "paper", "requires_grad", "shape",
+        "storage", "swapped",
     )  # fmt: skip
 
     def __init__(
@@ -181,8 +183,10 @@ class PaperTensor:
         self.shape = shape
         self.dtype = dtype
         self.storage = storage
+        self.paper = storage.paper
         self.node = node
-        self.trainable = trainable
+        self._trainable = trainable
+        self.requires_grad = trainable or node is not None
         self.base = base
         self.swapped = swapped
         self.name = name
@@ -190,14 +194,14 @@ class PaperTensor:
         self.accumulator: Callable[[], Accumulator | None] | None = None
 
     @property
-    def paper(self) -> Paper:
-        """The process the tensor lives in."""
-        return self.storage.paper
+    def trainable(self) -> bool:
+        """Whether it is a leaf that requires a gradient."""
+        return self._trainable
 
-    @property
-    def requires_grad(self) -> bool:
-        """Whether a gradient flows to or through it."""
-        return self.trainable or self.node is not None
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = value
+        self.requires_grad = value or self.node is not None
 
     @property
     def numel(self) -> int:

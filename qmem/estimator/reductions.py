@@ -10,7 +10,7 @@ kernel is launched.  An input above 2 GiB is reduced in parts there, which is no
 
 from typing import NamedTuple
 
-from qmem.estimator.paper import DTYPE_BYTES, Gpu, Paper, empty
+from qmem.estimator.paper import Gpu, Paper, empty
 
 MAX_THREADS = 512
 """Most threads of a block (``mnt_wrapper``), before a thread takes several results."""
@@ -32,10 +32,10 @@ technical specifications by compute capability)."""
 
 
 class Buffers(NamedTuple):
-    """Bytes of the partial results and of the semaphores, in the order in which they are allocated."""
+    """How many partial results and how many semaphores of 4 bytes, in the order in which they are allocated."""
 
-    staging: int
-    semaphores: int
+    n_partial: int
+    n_semaphores: int
 
 
 class _Split(NamedTuple):
@@ -56,26 +56,32 @@ class _Split(NamedTuple):
 
 
 def sum_columns(paper: Paper, rows: int, columns: int) -> None:
-    """What a sum of ``rows × columns`` over rows allocates and frees besides its result, which is there by then."""
+    """What a sum of ``rows × columns`` over rows allocates and frees besides its result, which is there by then.
+
+    Partial sums are fp32 for every 16-bit and 32-bit dtype.
+    """
     _pass(paper, column_sum_buffers(rows, columns, paper.gpu))
 
 
-def sum_rows(paper: Paper, rows: int, columns: int) -> None:
-    """What a sum of each row of ``rows × columns`` allocates and frees besides its result."""
-    _pass(paper, row_sum_buffers(rows, columns, paper.gpu))
+def sum_rows(paper: Paper, rows: int, columns: int, partial: str = "fp32") -> None:
+    """What a sum of each row of ``rows × columns`` allocates and frees besides its result.
+
+    ``partial`` is the dtype of partial results: fp32 for numbers, ``bool`` for ``any``.
+    """
+    _pass(paper, row_sum_buffers(rows, columns, paper.gpu), partial)
 
 
-def _pass(paper: Paper, buffers: "Buffers | None") -> None:
+def _pass(paper: Paper, buffers: "Buffers | None", partial: str = "fp32") -> None:
     if buffers is not None:
-        staging = empty(paper, (buffers.staging // 4,), "fp32")
-        semaphores = empty(paper, (buffers.semaphores // 4,), "int32")
+        staging = empty(paper, (buffers.n_partial,), partial)
+        semaphores = empty(paper, (buffers.n_semaphores,), "int32")
         del semaphores, staging
 
 
 def column_sum_buffers(rows: int, columns: int, gpu: Gpu) -> Buffers | None:
     """The buffers of summing ``rows × columns`` over rows, as the gradient of a norm's weight or of a bias is.
 
-    Partial sums are fp32 for every 16-bit and 32-bit dtype.  ``None`` where one block sums each column: with few
+    ``None`` where one block sums each column: with few
     rows, or with more columns than the card needs to be busy.
     """
     vector = VECTOR
@@ -125,5 +131,4 @@ def _buffers(split: _Split, n_inputs: int, n_outputs: int, gpu: Gpu) -> Buffers 
     blocks = min(max(-(-busy // grid), least), most)
     if blocks == 1:
         return None
-    partial_results = n_outputs * blocks * split.lanes * split.vector
-    return Buffers(partial_results * DTYPE_BYTES["fp32"], grid * DTYPE_BYTES["int32"])
+    return Buffers(n_outputs * blocks * split.lanes * split.vector, grid)

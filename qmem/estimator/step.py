@@ -10,8 +10,9 @@ from typing import NamedTuple
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
 from qmem.estimator.loss import causal_lm_loss, divided, scaled_in_place
+from qmem.estimator.loss_scaling import GradScaler
 from qmem.estimator.model import PaperModel, Program
-from qmem.estimator.operations import to
+from qmem.estimator.operations import to, use_cublas
 from qmem.estimator.optimizers import PaperOptimizer
 from qmem.estimator.paper import Gpu, Paper, PaperTensor, Region, Role, empty
 from qmem.estimator.tape import run_backward
@@ -45,8 +46,14 @@ def walk(
     facts: StackFacts,
     gpu: Gpu,
     n_trained: int,
+    *,
+    steady: bool = False,
 ) -> Walk:
-    """Run the job on paper; ``n_trained`` counts the trained parameters of the whole model, if this one is cut."""
+    """Run the job on paper.
+
+    ``n_trained`` counts the trained parameters of the whole model, if this one is cut.  ``steady`` runs the second
+    step only, with what the first one leaves behind: half the work, where only the fullest moment is asked for.
+    """
     paper = Paper(gpu)
     model = PaperModel(paper, architecture, job)
     paper.begin_phase("load")
@@ -60,7 +67,9 @@ def walk(
     trainer_of = f"{architecture.embedding}.weight" if facts.trainer_loop else None
     optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained, trainer_of)
     loop = _Loop(paper, job, facts, program, optimizer)
-    for step in (1, 2):
+    if steady:
+        loop.leave_first_step_behind()
+    for step in (2,) if steady else (1, 2):
         loop.step(step)
     paper.begin_phase("rest", 2)
     return Walk(paper.finish(), paper.regions)
@@ -72,6 +81,7 @@ class _Loop:
     Attributes:
         batches: what the Trainer has fetched; it keeps the last step's until the next are there.
         scalars: the running loss, the number of labelled tokens and the last loss, which the Trainer keeps.
+        scaler: scales the loss where the Trainer computes in fp16.
     """
 
     def __init__(
@@ -81,6 +91,16 @@ class _Loop:
         self.batches: list[Batch] = []
         self.scalars: list[PaperTensor] = []
         self.micro_steps = min(job.grad_accum, 2)
+        scales_loss = facts.trainer_loop and facts.autocast and job.compute_dtype == "fp16"
+        self.scaler = GradScaler(paper) if scales_loss else None
+
+    def leave_first_step_behind(self) -> None:
+        """The optimizer's state, and the workspaces of both threads that multiply."""
+        self.paper.begin_phase("rest", 1)
+        self.optimizer.step(first=True)
+        for thread in ("autograd", "main"):
+            self.paper.thread = thread
+            use_cublas(self.paper)
 
     def step(self, step: int) -> None:
         """One optimizer step with its micro-steps."""
@@ -103,9 +123,12 @@ class _Loop:
         """``training_step``: the loss is divided once more by accelerate, whatever the accumulation."""
         loss = scaled_in_place(_forward(self, batch, (step, micro_step)))
         self.paper.begin_phase("backward", step, micro_step)
-        run_backward(divided(loss))
+        self._run_trainers_backward(divided(loss))
         self.paper.enter_layer(None)
         self.scalars[2:] = [loss.detached()]
+
+    def _run_trainers_backward(self, loss: PaperTensor) -> None:
+        run_backward(self.scaler.scaled(loss) if self.scaler else loss)
 
     def _fetch(self) -> None:
         """``get_batch_samples``: all micro-batches of the step, and how many of their labels count."""
@@ -146,9 +169,13 @@ class _Loop:
 
     def _optimizer_step(self, step: int) -> None:
         self.paper.begin_phase("optimizer step", step)
+        if self.scaler:
+            self.scaler.unscale()
         if self.facts.clip_gradients:
             self.optimizer.clip_gradients()
         self.optimizer.step(first=step == 1)
+        if self.scaler:
+            self.scaler.update()
         self.optimizer.zero_grad()
 
 

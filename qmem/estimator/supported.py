@@ -23,21 +23,15 @@ def check_supported(job: Job, plan: AdapterPlan, facts: StackFacts) -> None:
         UnsupportedError: naming the first such thing.
     """
     gaps = (
-        _Gap(job.effective_quant == "int8", "the step of an int8 base (Linear8bitLt)", "use --quant nf4"),
+        _Gap(job.dora and job.effective_quant == "int8", "DoRA on an int8 base", "use --quant nf4"),
         _Gap(job.attention == "flash_attention_2", "flash_attention_2", "use --attention sdpa, which runs the same kernel"),
         _Gap(job.loss != "standard", f"the loss {job.loss!r}", "use --loss standard"),
-        _Gap(job.dora, "DoRA's step", "set dora = false"),
         _Gap(bool(plan.saved), "training modules_to_save", "leave modules_to_save out"),
         _Gap(bool(plan.biases), "training biases of the base model", "set bias = none"),
         _Gap(
             any(adapted.kind != "linear" for adapted in plan.adapted),
             "the step of an adapter on an embedding or on fused experts",
             "target linears only",
-        ),
-        _Gap(
-            job.compute_dtype == "fp16" or job.dtype == "fp16",
-            "fp16 training with its loss scaling",
-            "use bf16, whose tensors have the same sizes",
         ),
     )  # fmt: skip
     for gap in gaps:

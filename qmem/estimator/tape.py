@@ -9,6 +9,7 @@ import heapq
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import dropwhile
 from math import prod
 from typing import Any
 
@@ -32,9 +33,11 @@ class Node:
         edges: for each input the node its gradient goes to, with the input's shape and dtype.
         saved: what the hooks made of the tensors saved for backward.
         backward: ``backward(grad, needs, *saved)`` gives one gradient for each input.
+        graph: of the root of a graph that has been run, its other operations, the last to be run first.  They live
+            as long as the root does.
     """
 
-    __slots__ = ("__weakref__", "backward", "edges", "layer", "name", "role", "saved", "sequence")
+    __slots__ = ("__weakref__", "backward", "edges", "graph", "layer", "name", "role", "saved", "sequence")
 
     def __init__(self, paper: Paper, name: str, backward: Backward) -> None:
         self.name = name
@@ -43,6 +46,7 @@ class Node:
         self.layer = paper.layer
         self.saved: list[Any] = []
         self.edges: list[Edge] = []
+        self.graph: list[Node] = []
         paper.sequence_number += 1
         self.sequence = paper.sequence_number
 
@@ -138,12 +142,17 @@ class _Engine:
         self.buffers: dict[Node, PaperTensor] = {root: first}
 
     def run(self) -> None:
+        evaluated = []
         while self.ready:
             node = heapq.heappop(self.ready)[2]
             if isinstance(node, Accumulator):
                 self._accumulate(node)
             else:
                 self._evaluate(node)
+            evaluated.append(node)
+        # A chain of thousands of edges would not be freed in order.
+        root, *others = evaluated
+        root.graph = others[::-1]
 
     def _accumulate(self, node: Accumulator) -> None:
         """The first gradient is kept as it is, a later one is added in place (``accumulate_grad.h``)."""
@@ -164,6 +173,7 @@ class _Engine:
             if target is not None:
                 self._hand_over(target, output)
             output = None
+        node.edges = []
 
     def _call(self, node: Node, grad: PaperTensor) -> list[PaperTensor | None]:
         """Unpack what was saved, run the node, then fit each gradient to the shape and dtype of its input.
@@ -218,13 +228,16 @@ def _summed(grad: PaperTensor, shape: tuple[int, ...]) -> PaperTensor:
     """``sum_to``: the result, then what the kernel needs where blocks share a column (``reductions.py``).
 
     A gradient is summed over its rows (to a weight's or a bias's shape), or over a few expanded elements, for
-    which no result has enough inputs to be shared.
+    which no result has enough inputs to be shared.  Fewer dimensions than the gradient's make the result a view.
     """
     summed = empty(grad.paper, shape, grad.dtype)
-    if grad.shape[-len(shape) :] == shape:
-        columns = prod(shape)
+    trailing = tuple(dropwhile(lambda extent: extent == 1, shape))
+    if grad.shape[len(grad.shape) - len(trailing) :] == trailing:
+        columns = prod(trailing)
         sum_columns(grad.paper, grad.numel // columns, columns)
-    return summed
+    if len(shape) == len(grad.shape):
+        return summed
+    return PaperTensor(shape, grad.dtype, summed.storage, base=summed)
 
 
 def _count_dependencies(root: Node) -> dict[Node, int]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from qmem.ledger.kinds import HEADINGS, WATERLINES, Kind, Waterline
 from qmem.ledger.ledger import (
     SCHEMA_VERSION,
+    Ended,
     Instrument,
     Interval,
     Item,
@@ -15,6 +16,7 @@ from qmem.ledger.ledger import (
     Phase,
     Reading,
     Space,
+    State,
     from_json,
     to_json,
 )
@@ -24,9 +26,9 @@ if TYPE_CHECKING:
     from qmem.ledger.comparison import Comparison, compare
 
 __all__ = [
-    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Instrument", "Interval", "Item", "Kind", "Label",
-    "Ledger", "Mark", "Moment", "Parameters", "Peak", "Phase", "Reading", "Space", "Trace", "Waterline", "compare",
-    "from_json", "to_json",
+    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Ended", "Instrument", "Interval", "Item", "Kind",
+    "Label", "Ledger", "Mark", "Moment", "Parameters", "Peak", "Phase", "Reading", "Space", "State", "Trace",
+    "Waterline", "compare", "from_json", "to_json",
 ]  # fmt: skip
 
 

@@ -63,6 +63,19 @@ class ReadingDifference(msgspec.Struct, frozen=True):
         return change(self.a, self.b)
 
 
+class CounterDifference(msgspec.Struct, frozen=True):
+    """A number of the whole run; absent where a run did not count it.  Bytes, unless the name says otherwise."""
+
+    name: str
+    a: int | None
+    b: int | None
+
+    @property
+    def change(self) -> int | None:
+        """``b`` less ``a``."""
+        return None if self.a is None or self.b is None else self.b - self.a
+
+
 Number = KindDifference | ReadingDifference
 
 
@@ -104,11 +117,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two ledgers compared.
 
     Attributes:
-        fields: what differs in instrument, model, device, job, stack, versions and parameters.
+        fields: what differs in instrument, state, model, device, parameters, job, stack, versions and passport.
         peak: kinds, waterlines and differing holdings at the two peaks.
         phases: the phases that both have, in the order of a training step.
         only_a, only_b: phases that one of them lacks.
         owners: named tensors that differ in what they hold at the closings of common phases.
+        counters: numbers of the whole run, where at least one of them has any.
         paged_a, paged_b: managed bytes, which are outside torch's waterlines.
     """
 
@@ -118,6 +132,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     owners: tuple[OwnerDifference, ...]
+    counters: tuple[CounterDifference, ...]
     paged_a: int
     paged_b: int
 
@@ -131,7 +146,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing at all differs."""
         named = (*self.fields, *self.only_a, *self.only_b, *self.owners, *self.peak.holdings)
         same_moment = phase_key(self.peak.a) == phase_key(self.peak.b)
-        numbers_agree = all(number.a == number.b for number in self.numbers)
+        numbers_agree = all(number.a == number.b for number in (*self.numbers, *self.counters))
         return not named and same_moment and numbers_agree and self.paged_a == self.paged_b
 
 
@@ -148,6 +163,7 @@ def compare(a: Ledger, b: Ledger) -> Comparison:
         only_a=_names(phases_a.keys() - phases_b.keys()),
         only_b=_names(phases_b.keys() - phases_a.keys()),
         owners=differing_residents(a, b, closed),
+        counters=_counters(a, b),
         paged_a=a.paged_bytes,
         paged_b=b.paged_bytes,
     )
@@ -272,14 +288,18 @@ def _exact(amount: Amount | None) -> int | None:
 
 
 def _kinds(a: dict[Kind, int], b: dict[Kind, int]) -> tuple[KindDifference, ...]:
-    """Kind by kind; a kind of tensors that a ledger does not hold is nothing, one that it cannot tell is absent."""
+    """Kind by kind, on both sides."""
     kinds = [kind for kind in Kind if kind in a or kind in b]
-    return tuple(KindDifference(kind, a.get(kind, _otherwise(kind)), b.get(kind, _otherwise(kind))) for kind in kinds)
+    return tuple(KindDifference(kind, _held(kind, a, b), _held(kind, b, a)) for kind in kinds)
 
 
-def _otherwise(kind: Kind) -> int | None:
+def _held(kind: Kind, here: dict[Kind, int], there: dict[Kind, int]) -> int | None:
+    """What a side holds of a kind: nothing where it has no items of it, unless what it leaves unexplained could be it."""
     told_by_counters = (Kind.UNEXPLAINED, Kind.ROUNDING, Kind.CACHE)
-    return None if kind in told_by_counters else 0
+    if kind in here or kind in told_by_counters:
+        return here.get(kind)
+    unexplained = here.get(Kind.UNEXPLAINED, 0)
+    return None if unexplained and unexplained >= there[kind] else 0
 
 
 def _peak(a: Ledger, b: Ledger) -> PeakComparison:
@@ -310,11 +330,20 @@ def _fields(a: Ledger, b: Ledger) -> tuple[FieldDifference, ...]:
     said_a, said_b = _said(a), _said(b)
     names = [*said_a, *sorted(said_b.keys() - said_a.keys())]
     order = sorted(names, key=_field_order)
+    if not (a.passport and b.passport):  # an estimate has none: that is no difference
+        order = [name for name in order if not name.startswith("passport.")]
     pairs = [(name, said_a.get(name), said_b.get(name)) for name in order]
     return tuple(FieldDifference(*pair) for pair in pairs if pair[1] != pair[2])
 
 
-_GROUPS = ("instrument", "model", "device", "parameters", "job", "stack", "versions")
+def _counters(a: Ledger, b: Ledger) -> tuple[CounterDifference, ...]:
+    names = sorted(a.counters.keys() | b.counters.keys())
+    return tuple(CounterDifference(name, a.counters.get(name), b.counters.get(name)) for name in names)
+
+
+_GROUPS = ("instrument", "state", "ended", "model", "device", "parameters", "job", "stack", "versions", "passport")
+WHEN = "date"
+"""The entry of a passport that says when and not what: never a difference."""
 
 
 def _field_order(name: str) -> tuple[int, str]:
@@ -327,6 +356,8 @@ def _said(ledger: Ledger) -> dict[str, str | None]:
     facts = job.pop("facts")
     said = {
         "instrument": ledger.instrument,
+        "state": ledger.state,
+        "ended": ledger.ended,
         "model": ledger.model,
         "device": ledger.device or None,
         "parameters.total": f"{ledger.parameters.total:,}",
@@ -335,6 +366,7 @@ def _said(ledger: Ledger) -> dict[str, str | None]:
         **{f"job.{name}": value for name, value in {**job, **facts}.items()},
         **{f"stack.{name}": value for name, value in ledger.stack.items()},
         **{f"versions.{name}": value for name, value in ledger.versions.items()},
+        **{f"passport.{name}": value for name, value in ledger.passport.items() if name != WHEN},
     }
     return {name: None if value is None else _word(value) for name, value in said.items()}
 

@@ -20,6 +20,8 @@ Phase = Literal[
 ]  # fmt: skip
 Instrument = Literal["estimate", "phantom profile", "profile"]
 Space = Literal["gpu", "managed", "pinned", "host"]
+State = Literal["clean", "assumed", "tainted"]
+Ended = Literal["complete", "out of memory", "interrupted", "failed"]
 
 
 class Moment(msgspec.Struct, frozen=True, order=False):
@@ -106,6 +108,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     ``paged_bytes`` are the managed bytes of a paged optimizer: outside torch's three waterlines, at *device*
     anything from none to all of them.  ``assumptions`` and ``warnings`` are sentences for the reader.
+
+    What only a run has: ``passport`` says where, when and with what it ran; ``state`` whether a value that was read
+    from a simulated device decided a shape; ``ended`` how it ended, for everything after that is missing;
+    ``counters`` are numbers of the whole run (bytes unless the name says otherwise).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -122,6 +128,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     readings: tuple[Reading, ...]
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    passport: dict[str, str] = {}
+    state: State = "clean"
+    ended: Ended = "complete"
+    counters: dict[str, int] = {}
 
     def at(self, moment: Moment, space: Space = "gpu") -> Iterator[Item]:
         """The items of one space that are alive at a moment."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from qmem.ledger import Instrument, Interval, Kind
+from qmem.ledger import Instrument, Interval, Kind, Ledger
 from qmem.ledger.comparison import Amount, ends
 from qmem.report.breakdown import ROW_SCALE
 from qmem.report.rounding import share_units, to_units
@@ -10,22 +10,30 @@ from qmem.report.text import thousandths
 from qmem.units import GIB
 
 UNKNOWN = "-"
+SMALLEST = 0.01
+"""The smallest per cent that two decimals show."""
+
 MANY_FOLD = 1000
 """From this many per cent on decimals say nothing."""
 
-SHORT_TRUTH: dict[Instrument, str] = {"estimate": "estimate", "phantom profile": "simulated", "profile": "measured"}
-"""What a column of numbers is, in a word."""
-
-_FULL_TRUTH: dict[Instrument, str] = {
+_WORD: dict[Instrument, str] = {"estimate": "estimate", "phantom profile": "simulated", "profile": "measured"}
+_WORDS: dict[Instrument, str] = {
     "estimate": "estimate, a walk on paper",
     "phantom profile": "phantom profile, simulated",
     "profile": "profile, measured",
 }
 
 
-def full_name(instrument: Instrument) -> str:
-    """The instrument and how far it is to be trusted."""
-    return _FULL_TRUTH[instrument]
+def short_truth(ledger: Ledger) -> str:
+    """What a column of numbers is, a word a line: ``simulated``, and ``tainted`` or ``assumed`` where it is."""
+    return "\n".join([_WORD[ledger.instrument], *([] if ledger.state == "clean" else [ledger.state])])
+
+
+def full_truth(ledger: Ledger) -> str:
+    """The instrument, how far it is to be trusted, and whether it came to its end."""
+    state = ledger.state if ledger.instrument == "phantom profile" or ledger.state != "clean" else ""
+    ended = "" if ledger.ended == "complete" else f"ended early: {ledger.ended}"
+    return ", ".join(filter(None, (_WORDS[ledger.instrument], state, ended)))
 
 
 class Units(NamedTuple):
@@ -77,4 +85,6 @@ def percent(base: Amount | None, moved: Amount | None) -> str:
     if not isinstance(base, int) or not isinstance(moved, int) or not base or not moved:
         return ""
     share = 100 * moved / base
+    if abs(share) < SMALLEST:
+        return f"{'-' if share < 0 else '+'}<{SMALLEST}"
     return f"{share:+.2f}" if abs(share) < MANY_FOLD else f"{share:+,.0f}"

@@ -5,9 +5,10 @@ It owns the words and the layout.  Which numbers stand beside each other is ``qm
 
 from rich.console import Console
 
-from qmem.ledger import HEADINGS, Interval, Kind, Ledger, Moment, Waterline
+from qmem.ledger import HEADINGS, Interval, Kind, Ledger, Waterline
 from qmem.ledger.comparison import (
     STEADY_STEP,
+    WHEN,
     Amount,
     Comparison,
     KindDifference,
@@ -18,12 +19,15 @@ from qmem.ledger.comparison import (
     ends,
 )
 from qmem.ledger.holdings import OwnerDifference
-from qmem.report.amounts import SHORT_TRUTH, UNKNOWN, Units, full_name, gib, gib_units, percent, signed
+from qmem.report.amounts import UNKNOWN, Units, full_truth, gib, gib_units, percent, short_truth, signed
 from qmem.report.sheets import Line, Sheet, print_sheets
 from qmem.units import format_bytes
 
 MOST_HOLDINGS = 8
 """Holdings that are shown one by one, those that differ most; --format json has all."""
+
+STEPS_UP = (Kind.ROUNDING, Kind.CACHE)
+"""Kinds that only say how far two counters lie apart."""
 
 _Side = dict[Kind, Units]
 
@@ -44,22 +48,24 @@ def comparison_sheets(a: Ledger, b: Ledger) -> tuple[Sheet, ...]:
         _holdings("Named tensors that differ when a phase closes", compared.owners),
         *_steps(compared, headers),
         _outside_torch(compared, headers),
+        _counters(compared),
     )
     return tuple(sheet for sheet in sheets if sheet is not None)
 
 
 def _headers(a: Ledger, b: Ledger) -> tuple[str, ...]:
-    sides = [f"{name}\n{SHORT_TRUTH[ledger.instrument]}\nGiB" for name, ledger in (("A", a), ("B", b))]
+    sides = [f"{name}\n{short_truth(ledger)}\nGiB" for name, ledger in (("A", a), ("B", b))]
     return (*sides, "B less A\nbytes", "of A\n%")
 
 
 def _question(a: Ledger, b: Ledger, compared: Comparison) -> Sheet:
     """The instruments, and everything that was asked or ran differently."""
     lines = [
-        Line(("instrument", full_name(a.instrument), full_name(b.instrument))),
+        Line(("instrument", full_truth(a), full_truth(b))),
         *([] if a.model != b.model else [Line(("model", a.model, b.model))]),
+        *([Line((WHEN, *(_said(ledger.passport.get(WHEN)) for ledger in (a, b))))] if a.passport or b.passport else []),
     ]
-    fields = [field for field in compared.fields if field.name != "instrument"]
+    fields = [field for field in compared.fields if field.name not in ("instrument", "state", "ended")]
     lines += [Line((field.name, _said(field.a), _said(field.b))) for field in fields]
     same = () if fields else ("Model, device, job, stack and versions are the same.",)
     lacks = [
@@ -136,10 +142,10 @@ def _printed(kinds: list[tuple[Kind, int | None]], totals: dict[Waterline, Amoun
 
 
 def _heading_line(heading: Kind, rows: list[KindDifference], side_a: _Side, side_b: _Side) -> Line:
-    """A heading with the sums of its rows; without amounts where a side does not know one of them."""
-    if any(row.kind not in side_a or row.kind not in side_b for row in rows):
+    """A heading with the sums of what its rows tell; without amounts where a counter is missing."""
+    if any(row.change is None and row.kind in STEPS_UP for row in rows):
         return Line((heading.label,), "bold")
-    sums = [Units.total([side[row.kind] for row in rows]) for side in (side_a, side_b)]
+    sums = [Units.total([side[row.kind] for row in rows if row.kind in side]) for side in (side_a, side_b)]
     return Line((heading.label, *_printed_amounts(*sums)), "bold")
 
 
@@ -193,8 +199,9 @@ def _step(step: int, phases: list[PhaseComparison], headers: tuple[str, ...]) ->
     for phase in phases:
         micro = f", micro-step {phase.micro_step}" if phase.micro_step > 1 else ""
         lines += [Line((f"{phase.phase}{micro}",), "bold"), *_reading_lines(phase)]
-        lines += [_closing_line(row) for row in phase.kinds if row.change != standing.get(row.kind, 0)]
-        standing = {row.kind: row.change for row in phase.kinds if row.change is not None}
+        kinds = [row for row in phase.kinds if row.change is not None and row.kind not in STEPS_UP]
+        lines += [_closing_line(row) for row in kinds if row.change != standing.get(row.kind, 0)]
+        standing = {row.kind: row.change for row in kinds}
     numbers = [number for phase in phases for number in phase.numbers]
     n_equal = sum(number.a == number.b for number in numbers)
     note = f"{n_equal} of {len(numbers)} numbers are equal; a kind is shown where its difference changes."
@@ -228,6 +235,14 @@ def _outside_torch(compared: Comparison, headers: tuple[str, ...]) -> Sheet | No
         return None
     note = "Managed bytes are in none of torch's totals; on the GPU lies anything from none to all of them."
     return Sheet("Paged memory and the device", ("",), headers, tuple(lines), notes=(note,))
+
+
+def _counters(compared: Comparison) -> Sheet | None:
+    """Numbers of the whole run, where both are runs."""
+    rows = [row for row in compared.counters if row.a is not None and row.b is not None]
+    lines = [Line((row.name, f"{row.a:,}", f"{row.b:,}", signed(row.change))) for row in rows]
+    note = "Bytes, unless the name says otherwise."
+    return Sheet("The whole run", ("",), ("A", "B", "B less A"), tuple(lines), notes=(note,)) if lines else None
 
 
 def _span(moved: Amount | None) -> str:

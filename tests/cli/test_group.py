@@ -65,7 +65,7 @@ def test_a_shell_completes_verbs_flags_values_and_models(qmem_process) -> None:
     ("arguments", "line"),
     [
         (["estimat"], "qmem: there is no verb 'estimat'; did you mean estimate?\n"),
-        (["Qwen3-14B"], "qmem: there is no verb 'Qwen3-14B'; the verbs are estimate, models, gpus\n"),
+        (["Qwen3-14B"], f"qmem: there is no verb 'Qwen3-14B'; the verbs are {', '.join(name for name, _ in VERBS)}\n"),
         (["--verbose"], "qmem: there is no option '--verbose'"),
         (["models", "--jsn"], "qmem: there is no option '--jsn'; did you mean --json?\n"),
         (["estimate", "--rank"], "qmem: option '--rank' requires an argument; see qmem estimate --help\n"),

@@ -30,6 +30,9 @@ PROGRAMS = {
             ["estimate", "Qwen3-0.6B", "--rule-of-thumb"],
             ["models"],
             ["gpus"],
+            ["report", "--help"],
+            ["compare", "--help"],
+            ["doctor"],
         )
     },
 }

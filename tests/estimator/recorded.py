@@ -14,7 +14,9 @@ from qmem.job import Job, make_job
 
 GOLDEN = Path(__file__).parent / "golden"
 
-TOTALS: dict[str, dict[str, Any]] = json.loads((GOLDEN / "totals.json").read_text())["jobs"]
+_RECORDINGS = json.loads((GOLDEN / "totals.json").read_text())
+PASSPORT: dict[str, str] = _RECORDINGS["passport"]
+TOTALS: dict[str, dict[str, Any]] = _RECORDINGS["jobs"]
 EVENTS = {path.name.removesuffix(".json.xz"): path for path in sorted((GOLDEN / "events").glob("*.json.xz"))}
 
 PHASES = {"forward": ("forward", "loss"), "backward": ("backward",), "optimizer": ("optimizer step",)}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from qmem import Job, estimate
 from qmem.catalogue import find_gpu
 from qmem.errors import UnsupportedError, UsageError
+from qmem.estimator import peak_requested
 from qmem.ledger import Kind, Ledger, from_json, to_json
 
 SMALL = ("Qwen3-0.6B", "Qwen2.5-0.5B", "SmolLM2-135M", "Llama-3.2-1B")
@@ -85,6 +86,14 @@ def test_the_readme_job_is_the_recorded_one():
     assert ledger.paged_bytes == 133_693_440
     assert ledger.parameters.trainable == 32_112_640
     assert (ledger.peak.moment.phase, ledger.peak.moment.step) == ("backward", 2)
+
+
+@pytest.mark.parametrize("stack", ["hf", "plain"])
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_the_quick_peak_is_that_of_the_second_step(stack, method):
+    job = Job(model="Qwen3-0.6B", stack=stack, method=method, optimizer="adamw_torch")
+    second = [r.n_bytes for r in estimate(job).readings if (r.moment.step, r.waterline) == (2, "requested")]
+    assert peak_requested(job) == pytest.approx(max(second), abs=16)  # the Trainer's scalars of the first step
 
 
 @pytest.mark.parametrize("model", ["Meta-Llama-3.1-405B", "Qwen3-14B", "Meta-Llama-3.1-70B"])
