@@ -5,11 +5,11 @@ It owns what a card is; whether a job fits on it is for the planner.
 
 import re
 from functools import cache
-from pathlib import Path
 
 import msgspec
 
 from qmem.catalogue.names import nearest
+from qmem.catalogue.packaged import read_packaged
 from qmem.errors import UsageError
 from qmem.ledger import Interval
 from qmem.units import MIB
@@ -120,7 +120,7 @@ def find_gpu(name: str) -> Gpu:
 
 @cache
 def _file() -> _File:
-    return msgspec.json.decode(Path(__file__).with_name("gpus.json").read_bytes(), type=_File)
+    return msgspec.json.decode(read_packaged("gpus.json"), type=_File)
 
 
 @cache

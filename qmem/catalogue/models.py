@@ -4,12 +4,12 @@ It knows nothing of what a config means; ``qmem.architecture`` turns one into te
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from qmem.catalogue.names import normal, short
+from qmem.catalogue.packaged import read_packaged
 
 
 class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +55,7 @@ class _File(msgspec.Struct, frozen=True):
 @cache
 def all_models() -> tuple[CatalogueModel, ...]:
     """Every model of the catalogue, family by family."""
-    text = Path(__file__).with_name("models.json").read_bytes()
+    text = read_packaged("models.json")
     return msgspec.json.decode(text, type=_File).models
 
 

@@ -4,11 +4,11 @@ The same hyperparameters cost gigabytes more or less by stack.  A job names its 
 here they are resolved into one :class:`StackFacts`.  Facts that a stack cannot run are refused.
 """
 
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from qmem.catalogue.packaged import read_packaged
 from qmem.errors import UnsupportedError, UsageError
 from qmem.job import Job
 
@@ -166,6 +166,6 @@ _loaded: list[_Catalogue] = []
 
 def _catalogue() -> _Catalogue:
     if not _loaded:
-        text = Path(__file__).with_name("stacks.json").read_bytes()
+        text = read_packaged("stacks.json")
         _loaded.append(msgspec.json.decode(text, type=_Catalogue))
     return _loaded[0]

@@ -13,6 +13,10 @@ from qmem.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, QmemError, Unavai
 
 VERBS = (
     ("estimate", "Where the memory of a fine-tuning job goes, and which cards it fits."),
+    ("profile", "Real training steps on a GPU, or on a phantom of one, beside the estimate."),
+    ("report", "A stored ledger, as a table, Markdown, JSON or CSV."),
+    ("compare", "Two stored ledgers side by side."),
+    ("doctor", "What this machine can do, and what stands in the way."),
     ("models", "The models that qmem knows by name."),
     ("gpus", "The GPUs that qmem knows by name."),
 )

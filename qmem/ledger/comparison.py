@@ -4,79 +4,28 @@ It owns which number of one ledger stands beside which of the other.  It rounds 
 nothing of text.  Differences are ``b`` less ``a``.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import msgspec
 
+from qmem.ledger.asked import FieldDifference, differing_fields
+from qmem.ledger.differences import (
+    Amount,
+    CounterDifference,
+    KindDifference,
+    Measure,
+    Number,
+    ReadingDifference,
+    ends,
+)
 from qmem.ledger.holdings import OwnerDifference, differing_at_peak, differing_residents
 from qmem.ledger.kinds import WATERLINES, Kind, Waterline
-from qmem.ledger.ledger import Interval, Ledger, Moment, Peak, Phase, Reading
-
-Amount = int | Interval
-Measure = Literal["current", "peak"]
-
-RESOLVED = ("model", "quant")
-"""Fields of a job that are compared by what they mean, not by how they are written."""
+from qmem.ledger.ledger import Ledger, Moment, Peak, Phase, Reading
 
 STEADY_STEP = 2
 """From this step on all steps are alike: the optimizer has its state."""
 
 _PHASES: tuple[str, ...] = get_args(Phase)
-
-
-class FieldDifference(msgspec.Struct, frozen=True):
-    """Something that was asked, or ran, differently; absent (``None``) where one ledger does not say."""
-
-    name: str
-    a: str | None
-    b: str | None
-
-
-class KindDifference(msgspec.Struct, frozen=True):
-    """Bytes of one kind on the GPU at a moment; absent where a ledger cannot tell.
-
-    *Rounding* is allocated less requested and *cache* reserved less allocated; *unexplained* is what the items leave
-    of the requested total, and stands for itself.
-    """
-
-    kind: Kind
-    a: int | None
-    b: int | None
-
-    @property
-    def change(self) -> Amount | None:
-        """``b`` less ``a``."""
-        return change(self.a, self.b)
-
-
-class ReadingDifference(msgspec.Struct, frozen=True):
-    """What the counters of both show at one waterline; ``current`` at a moment or the ``peak`` of a phase."""
-
-    waterline: Waterline
-    measure: Measure
-    a: Amount | None
-    b: Amount | None
-
-    @property
-    def change(self) -> Amount | None:
-        """``b`` less ``a``."""
-        return change(self.a, self.b)
-
-
-class CounterDifference(msgspec.Struct, frozen=True):
-    """A number of the whole run; absent where a run did not count it.  Bytes, unless the name says otherwise."""
-
-    name: str
-    a: int | None
-    b: int | None
-
-    @property
-    def change(self) -> int | None:
-        """``b`` less ``a``."""
-        return None if self.a is None or self.b is None else self.b - self.a
-
-
-Number = KindDifference | ReadingDifference
 
 
 class PhaseComparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +106,7 @@ def compare(a: Ledger, b: Ledger) -> Comparison:
     closings = [(_closing(phases_a[key]), _closing(phases_b[key])) for key in common]
     closed = [(at_a, at_b) for at_a, at_b in closings if at_a and at_b]
     return Comparison(
-        fields=_fields(a, b),
+        fields=differing_fields(a, b),
         peak=_peak(a, b),
         phases=tuple(_phase(key, (a, phases_a[key]), (b, phases_b[key])) for key in common),
         only_a=_names(phases_a.keys() - phases_b.keys()),
@@ -167,22 +116,6 @@ def compare(a: Ledger, b: Ledger) -> Comparison:
         paged_a=a.paged_bytes,
         paged_b=b.paged_bytes,
     )
-
-
-def change(a: Amount | None, b: Amount | None) -> Amount | None:
-    """``b`` less ``a``: an interval where one of them has doubt, absent where one of them is."""
-    if a is None or b is None:
-        return None
-    if isinstance(a, int) and isinstance(b, int):
-        return b - a
-    low_a, high_a = ends(a)
-    low_b, high_b = ends(b)
-    return Interval(low_b - high_a, high_b - low_a)
-
-
-def ends(amount: Amount) -> tuple[int, int]:
-    """Both ends of an amount, the same where it has no doubt."""
-    return (amount, amount) if isinstance(amount, int) else (amount.low, amount.high)
 
 
 _Key = tuple[int, int, Phase]
@@ -294,7 +227,7 @@ def _kinds(a: dict[Kind, int], b: dict[Kind, int]) -> tuple[KindDifference, ...]
 
 
 def _held(kind: Kind, here: dict[Kind, int], there: dict[Kind, int]) -> int | None:
-    """What a side holds of a kind: nothing where it has no items of it, unless what it leaves unexplained could be it."""
+    """What a side holds of a kind: 0 without items, unless what it leaves unexplained could be it."""
     told_by_counters = (Kind.UNEXPLAINED, Kind.ROUNDING, Kind.CACHE)
     if kind in here or kind in told_by_counters:
         return here.get(kind)
@@ -326,52 +259,6 @@ def _totals(peak: Peak) -> dict[Waterline, Amount]:
     return {waterline: n_bytes for waterline, n_bytes in totals.items() if n_bytes is not None}
 
 
-def _fields(a: Ledger, b: Ledger) -> tuple[FieldDifference, ...]:
-    said_a, said_b = _said(a), _said(b)
-    names = [*said_a, *sorted(said_b.keys() - said_a.keys())]
-    order = sorted(names, key=_field_order)
-    if not (a.passport and b.passport):  # an estimate has none: that is no difference
-        order = [name for name in order if not name.startswith("passport.")]
-    pairs = [(name, said_a.get(name), said_b.get(name)) for name in order]
-    return tuple(FieldDifference(*pair) for pair in pairs if pair[1] != pair[2])
-
-
 def _counters(a: Ledger, b: Ledger) -> tuple[CounterDifference, ...]:
     names = sorted(a.counters.keys() | b.counters.keys())
     return tuple(CounterDifference(name, a.counters.get(name), b.counters.get(name)) for name in names)
-
-
-_GROUPS = ("instrument", "state", "ended", "model", "device", "parameters", "job", "stack", "versions", "passport")
-WHEN = "date"
-"""The entry of a passport that says when and not what: never a difference."""
-
-
-def _field_order(name: str) -> tuple[int, str]:
-    return _GROUPS.index(name.partition(".")[0]), name
-
-
-def _said(ledger: Ledger) -> dict[str, str | None]:
-    """What a ledger says of the question and of the machine, as words."""
-    job = {field: getattr(ledger.job, field) for field in ledger.job.__struct_fields__ if field not in RESOLVED}
-    facts = job.pop("facts")
-    said = {
-        "instrument": ledger.instrument,
-        "state": ledger.state,
-        "ended": ledger.ended,
-        "model": ledger.model,
-        "device": ledger.device or None,
-        "parameters.total": f"{ledger.parameters.total:,}",
-        "parameters.trainable": f"{ledger.parameters.trainable:,}",
-        "job.quant": ledger.job.effective_quant,
-        **{f"job.{name}": value for name, value in {**job, **facts}.items()},
-        **{f"stack.{name}": value for name, value in ledger.stack.items()},
-        **{f"versions.{name}": value for name, value in ledger.versions.items()},
-        **{f"passport.{name}": value for name, value in ledger.passport.items() if name != WHEN},
-    }
-    return {name: None if value is None else _word(value) for name, value in said.items()}
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from qmem.ledger import Instrument, Interval, Kind, Ledger
-from qmem.ledger.comparison import Amount, ends
+from qmem.ledger.differences import Amount, ends
 from qmem.report.breakdown import ROW_SCALE
 from qmem.report.rounding import share_units, to_units
 from qmem.report.text import thousandths

@@ -6,18 +6,9 @@ It owns the words and the layout.  Which numbers stand beside each other is ``qm
 from rich.console import Console
 
 from qmem.ledger import HEADINGS, Interval, Kind, Ledger, Waterline
-from qmem.ledger.comparison import (
-    STEADY_STEP,
-    WHEN,
-    Amount,
-    Comparison,
-    KindDifference,
-    PhaseComparison,
-    ReadingDifference,
-    change,
-    compare,
-    ends,
-)
+from qmem.ledger.asked import WHEN
+from qmem.ledger.comparison import STEADY_STEP, Comparison, PhaseComparison, compare
+from qmem.ledger.differences import Amount, KindDifference, ReadingDifference, change, ends
 from qmem.ledger.holdings import OwnerDifference
 from qmem.report.amounts import UNKNOWN, Units, full_truth, gib, gib_units, percent, short_truth, signed
 from qmem.report.sheets import Line, Sheet, print_sheets

@@ -2,7 +2,7 @@
 
 from qmem.job import Job
 from qmem.ledger import WATERLINES, Item, Ledger, Reading, Waterline
-from qmem.ledger.comparison import Measure
+from qmem.ledger.differences import Measure
 from qmem.report.amounts import UNKNOWN, full_truth, gib, short_truth
 from qmem.report.breakdown import Total, breakdown
 from qmem.report.sheets import Line, Sheet

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from qmem.ledger import SCHEMA_VERSION, Item, Ledger, Moment, Reading
-from qmem.ledger.comparison import Amount, Comparison, KindDifference, ReadingDifference, compare, ends
+from qmem.ledger.comparison import Comparison, compare
+from qmem.ledger.differences import Amount, KindDifference, ReadingDifference, ends
 from qmem.ledger.holdings import OwnerDifference
 
 LEDGER_COLUMNS = (

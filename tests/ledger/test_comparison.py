@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ledgers import job, ledgers, make_ledger
 
 from qmem.ledger import Interval, Item, Kind, Moment, Peak, Reading, compare
-from qmem.ledger.comparison import change
+from qmem.ledger.differences import change
 
 LOAD = Moment(0, 0, "load", 5)
 BACKWARD = Moment(2, 1, "backward", 20)

@@ -170,7 +170,7 @@ def test_full_fine_tuning_assumes_no_rank_and_no_quantization(printed, ledger):
 
 
 def test_the_same_job_under_other_stacks_is_one_line(page):
-    assert "The same job by stack, GiB requested at its peak: hf 13.26, plain 12.00." in " ".join(page.split())
+    assert "The same job by stack, GiB requested at its peak: hf 12.03, plain 12.00." in " ".join(page.split())
 
 
 def test_a_row_of_cards_has_one_line_a_card(printed, view):
