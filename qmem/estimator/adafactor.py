@@ -30,8 +30,7 @@ class Adafactor:
         paper = self.paper
         for p in parameters:
             paper.enter_layer(layer_of(p.name))
-            assert p.grad is not None, f"{p.name} has a gradient in every step"
-            grad = self._fp32(p.grad)
+            grad = self._fp32(p)  # a gradient has the shape and dtype of its parameter
             pieces = optimizer_state("adafactor", p.shape, p.dtype)
             if p.name not in self.moments:
                 self.moments[p.name] = [self._keep(p, piece) for piece in pieces if piece.name != "RMS"]

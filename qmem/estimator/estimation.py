@@ -14,7 +14,8 @@ from qmem.catalogue import FoundModel, Gpu, find_model
 from qmem.catalogue.stacks import StackFacts, facts_in_force, resolve_stack
 from qmem.errors import UnsupportedError
 from qmem.estimator import paper
-from qmem.estimator.model import layer_of, trained_parameters
+from qmem.estimator.families import check_family
+from qmem.estimator.model import Trained, layer_of, trained_parameters
 from qmem.estimator.repeat import WALKED_LAYERS, repeated
 from qmem.estimator.settle import Settled, series_name, settle, with_range
 from qmem.estimator.step import Walk, walk
@@ -62,7 +63,7 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: ReplayMode = "quick") 
         trace = _walk(described, brief=replay != "full")
         blocks, played = _replayed(job, trace, replay)
         settled = settle(trace, blocks, described.architecture.n_layers)
-    return _ledger(described, settled, played, gpu)
+    return _ledger(described, settled, played, gpu, replay)
 
 
 def peak_requested(job: Job, gpu: Gpu | None = None) -> int:
@@ -86,6 +87,7 @@ def trace_of(job: Job, gpu: Gpu | None = None) -> Trace:
 def _describe(job: Job, gpu: Gpu | None) -> Described:
     found = find_model(job.model)
     architecture = describe(found.config)
+    check_family(architecture.family)
     plan = adapt(architecture, job)
     facts = resolve_stack(job)
     check_supported(job, plan, facts)
@@ -128,7 +130,7 @@ def _program(described: Described, n_layers: int, *, steady: bool = False) -> Wa
     )
     adapted = tuple(module for module in plan.adapted if kept(module.name))
     cut = plan._replace(adapted=adapted)
-    n_trained = len(plan.parameters) if described.job.has_adapter else len(whole.parameters)
+    n_trained = sum(1 for _ in _trained(described))
     described_cut = (described.job, architecture, cut, described.quantized, described.facts, described.gpu)
     return walk(*described_cut, n_trained, steady=steady)
 
@@ -141,7 +143,9 @@ def _replayed(job: Job, trace: Trace, mode: ReplayMode) -> tuple[list[int], Repl
     return played.block_bytes, played
 
 
-def _ledger(described: Described, settled: Settled, played: Replay | None, gpu: Gpu | None) -> Ledger:
+def _ledger(
+    described: Described, settled: Settled, played: Replay | None, gpu: Gpu | None, replay: ReplayMode
+) -> Ledger:
     job, plan, found = described.job, described.plan, described.found
     managed = _managed(described, settled)
     return Ledger(
@@ -155,8 +159,8 @@ def _ledger(described: Described, settled: Settled, played: Replay | None, gpu: 
         peak=_peak(settled, played),
         paged_bytes=sum(item.n_bytes for item in managed),
         items=(*settled.items, *managed),
-        readings=(*settled.readings, *_reserved_readings(settled, played)),
-        assumptions=_assumptions(described, gpu),
+        readings=(*settled.readings, *_reserved_readings(settled, played, replay)),
+        assumptions=_assumptions(described, gpu, replay),
         warnings=_warnings(described),
     )
 
@@ -171,7 +175,7 @@ def _peak(settled: Settled, played: Replay | None) -> Peak:
     )
 
 
-def _reserved_readings(settled: Settled, played: Replay | None) -> list[Reading]:
+def _reserved_readings(settled: Settled, played: Replay | None, replay: ReplayMode) -> list[Reading]:
     """What the allocator held reserved when each phase closed, and at most during it."""
     uses = {tuple(use.mark[1:4]): use for use in played.phases} if played else {}
     readings = []
@@ -179,22 +183,26 @@ def _reserved_readings(settled: Settled, played: Replay | None) -> list[Reading]
         use = uses.get(tuple(span.mark[1:4]))
         if use is not None:
             readings += [
-                _reserved(span.closing, "peak", use.peak_reserved_bytes),
-                _reserved(span.closing, "current", use.reserved_bytes),
+                _reserved(span.closing, "peak", use.peak_reserved_bytes, f"{replay} replay"),
+                _reserved(span.closing, "current", use.reserved_bytes, f"{replay} replay"),
             ]
     return readings
 
 
-def _reserved(moment: Moment, measure: Literal["current", "peak"], n_bytes: int) -> Reading:
-    return Reading(moment=moment, waterline="reserved", measure=measure, n_bytes=n_bytes, counter="replay")
+def _reserved(moment: Moment, measure: Literal["current", "peak"], n_bytes: int, counter: str) -> Reading:
+    return Reading(moment=moment, waterline="reserved", measure=measure, n_bytes=n_bytes, counter=counter)
+
+
+def _trained(described: Described) -> Iterator[Trained]:
+    return trained_parameters(described.architecture, described.plan, described.facts, described.job)
 
 
 def _managed(described: Described, settled: Settled) -> list[Item]:
     """The state that a paged optimizer keeps in managed memory: born in the first optimizer step, for good."""
     born = next(span.closing for span in settled.spans if span.mark.phase == "optimizer step")
     totals: dict[tuple[str, str], list[int]] = {}
-    for name, shape, dtype in trained_parameters(described.architecture, described.plan, described.facts, described.job):
-        exempt = described.facts.trainer_loop and name == f"{described.architecture.embedding}.weight"
+    for name, shape, dtype, in_embedding in _trained(described):
+        exempt = described.facts.trainer_loop and in_embedding
         for piece in optimizer_state(described.job.optimizer, shape, dtype, keeps_32bit=exempt):
             if piece.space == "managed":
                 totals.setdefault((series_name(f"{name}.{piece.name}"), piece.because), []).append(piece.n_bytes)
@@ -213,8 +221,10 @@ def _managed(described: Described, settled: Settled) -> list[Item]:
     ]
 
 
-def _assumptions(described: Described, gpu: Gpu | None) -> tuple[str, ...]:
+def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> tuple[str, ...]:
     sentences = []
+    if replay == "quick":
+        sentences.append("reserved is from a quick replay of the allocator, off by up to about 2 %: --replay runs it all")
     if gpu is None:
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
     if described.job.grad_accum > 1:

@@ -29,11 +29,15 @@ KIND_OF_DTYPE = {"bf16": Kind.WEIGHT_16BIT, "fp16": Kind.WEIGHT_16BIT, "fp32": K
 
 
 class Program(NamedTuple):
-    """What a training step runs: the decoder, the head, and the parameters that are trained, in order."""
+    """What a training step runs: the decoder, the head, and the parameters that are trained, in order.
+
+    ``embedding`` is the name of the embedding's weight.
+    """
 
     decoder: Decoder
     head: Module
     trainable: list[PaperTensor]
+    embedding: str
 
 
 class PaperModel:
@@ -43,6 +47,7 @@ class PaperModel:
         tensors: parameters and buffers that are not packed.
         packed: the 4-bit and int8 weights, by module.
         adapters: LoRA A and B, and DoRA's magnitude, by module.
+        saved: the trained copies of whole modules (``modules_to_save``), by module.
     """
 
     def __init__(self, paper: Paper, architecture: Architecture, job: Job) -> None:
@@ -50,6 +55,7 @@ class PaperModel:
         self.tensors: dict[str, PaperTensor] = {}
         self.packed: dict[str, Weight4bit | Weight8bit] = {}
         self.adapters: dict[str, Adapter] = {}
+        self.saved: dict[str, PaperTensor] = {}
         self.linears = _by_layer(linear.name for linear in architecture.linears)
         self.norms = _by_layer(p.module for p in architecture.parameters if p.role == "norm")
 
@@ -111,10 +117,19 @@ class PaperModel:
             self.adapters[module] = Adapter(a, b, magnitude)
             del a, b, magnitude
         self.paper.enter_layer(None)
+        self._copy_saved(plan)
         for module in self.adapters:
             self.paper.enter_layer(layer_of(module))
             self._cast_adapter(module, facts.adapter_dtype)
         self.paper.enter_layer(None)
+
+    def _copy_saved(self, plan: AdapterPlan) -> None:
+        """``ModulesToSaveWrapper``: a copy of the weight as it is by now, which no later cast touches."""
+        for copy in sorted(plan.saved, key=lambda copy: copy.role == "head"):
+            module = self.architecture.head if copy.role == "head" else self.architecture.embedding
+            dtype = self._weight(module).dtype
+            kind = KIND_OF_DTYPE[dtype]
+            self.saved[module] = parameter(self.paper, copy.name, copy.shape, dtype, kind, trainable=True)
 
     def _magnitude(self, module: str, name: str, a: PaperTensor, b: PaperTensor) -> PaperTensor:
         weight = self.packed[module] if module in self.packed else self._weight(module)
@@ -146,13 +161,17 @@ class PaperModel:
         name = f"{module}.weight"
         return self.tensors[name] if name in self.tensors else self.tensors[f"{self.architecture.embedding}.weight"]
 
+    def _weight_in_use(self, module: str) -> PaperTensor:
+        """The trained copy of a module's weight, if there is one."""
+        return self.saved[module] if module in self.saved else self._weight(module)
+
     def program(self, facts: StackFacts) -> Program:
         """The family's modules over these tensors."""
         paper, job = self.paper, self.job
         of = family_options(self.architecture.family, self.architecture.config, job.attention)
         # A checkpointed layer needs an input that requires a gradient, even where the embedding is frozen.
         wants_input_grads = job.checkpointing and job.has_adapter
-        embedding = Embedding(paper, self._weight(self.architecture.embedding), wants_grad=wants_input_grads)
+        embedding = Embedding(paper, self._weight_in_use(self.architecture.embedding), wants_grad=wants_input_grads)
         layers = [
             DecoderLayer(paper, of, self._layer_modules(index)) for index in range(self.architecture.n_layers)
         ]
@@ -160,7 +179,7 @@ class PaperModel:
         checkpoint = checkpointing(reentrant=facts.reentrant) if job.checkpointing else None
         decoder = Decoder(paper, of, embedding, layers, norm, checkpoint=checkpoint)
         head = self._linear(self.architecture.head, "lm_head", kind=Kind.LOGITS)
-        return Program(decoder, head, self._trainable())
+        return Program(decoder, head, self._trainable(), embedding.weight.name)
 
     def _layer_modules(self, index: int) -> dict[str, Module]:
         prefix = f"model.layers.{index}."
@@ -176,7 +195,7 @@ class PaperModel:
     def _linear(self, module: str, role: str, kind: Kind = Kind.INTERMEDIATE) -> Module:
         packed, adapter = self.packed.get(module), self.adapters.get(module)
         if packed is None:
-            linear = Linear(self.paper, role, self._weight(module), self.tensors.get(f"{module}.bias"), kind)
+            linear = Linear(self.paper, role, self._weight_in_use(module), self.tensors.get(f"{module}.bias"), kind)
             return LoraLinear(linear, adapter, self.job.dropout) if adapter else linear
         # A quantized linear may replace its bias, so the module alone must hold it.
         bias = self.tensors.pop(f"{module}.bias", None)
@@ -188,9 +207,13 @@ class PaperModel:
         return LoraQuantizedLinear(base, adapter, self.job.dropout) if adapter else base
 
     def _trainable(self) -> list[PaperTensor]:
+        """What the optimizer gets, in the order of the model's parameters."""
         if self.job.method == "full":
             return [tensor for tensor in self.tensors.values() if tensor.trainable]
-        return [tensor for adapter in self.adapters.values() for tensor in adapter if tensor is not None]
+        adapters = [tensor for adapter in self.adapters.values() for tensor in adapter if tensor is not None]
+        first = [copy for module, copy in self.saved.items() if module == self.architecture.embedding]
+        last = [copy for module, copy in self.saved.items() if module == self.architecture.head]
+        return first + adapters + last
 
 
 def _by_layer(modules: Iterable[str]) -> dict[int | None, list[str]]:
@@ -220,12 +243,24 @@ class Embedding(Module):
         return hidden
 
 
-def trained_parameters(
-    architecture: Architecture, plan: AdapterPlan, facts: StackFacts, job: Job
-) -> Iterator[tuple[str, tuple[int, ...], str]]:
-    """Name, shape and dtype of every parameter that the optimizer gets, in its order."""
-    trained, dtype = (plan.parameters, facts.adapter_dtype) if job.has_adapter else (architecture.parameters, job.dtype)
-    return ((parameter_.name, parameter_.shape, dtype) for parameter_ in trained)
+class Trained(NamedTuple):
+    """A parameter that the optimizer gets; ``in_embedding`` ones are exempt from 8-bit state under the Trainer."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    in_embedding: bool
+
+
+def trained_parameters(architecture: Architecture, plan: AdapterPlan, facts: StackFacts, job: Job) -> Iterator[Trained]:
+    """Every parameter that the optimizer gets: of the adapter and of saved modules, or all."""
+    saved_dtype = "fp32" if facts.cast_embeddings else job.dtype
+    trained = [(parameter_, facts.adapter_dtype) for parameter_ in plan.parameters]
+    trained += [(parameter_, saved_dtype) for parameter_ in plan.saved]
+    if not job.has_adapter:
+        trained = [(parameter_, job.dtype) for parameter_ in architecture.parameters]
+    for parameter_, dtype in trained:
+        yield Trained(parameter_.name, parameter_.shape, dtype, parameter_.role == "embedding")
 
 
 def layer_of(name: str) -> int | None:

@@ -139,7 +139,7 @@ def mul(a: PaperTensor, b: PaperTensor) -> PaperTensor:
 
     saved = (a if b.requires_grad else None, b if a.requires_grad else None)
     node = record(a.paper, "mul", [a, b], backward, saved)
-    return like(a if a.numel >= b.numel else b, node, _promoted(a, b))
+    return like(max(a, b, key=lambda x: (x.numel, len(x.shape))), node, _promoted(a, b))
 
 
 def subtract(x: PaperTensor, constant: PaperTensor) -> PaperTensor:

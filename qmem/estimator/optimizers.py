@@ -66,14 +66,18 @@ class PaperOptimizer:
         paper.role = outer
 
     def _take_roots(self, group: list[PaperTensor]) -> None:
-        """torch's foreach AdamW takes ``sqrt(exp_avg_sq)`` of a whole group at once; nothing else makes temporaries."""
+        """``_multi_tensor_adamw`` takes ``sqrt(exp_avg_sq)`` of all at once; nothing else makes temporaries.
+
+        The roots of one dtype are a local, and live on while those of the next are made.
+        """
         paper, outer = self.paper, self.paper.role
         paper.role, paper.rule = _TEMPORARY, "sqrt(exp_avg_sq)"
+        ordered = [tensor for same in _by_dtype(group) for tensor in same]
         roots: list[PaperTensor | None] = []
-        for tensor in group:
+        for tensor in ordered:
             paper.enter_layer(layer_of(tensor.name))
             roots.append(empty(paper, tensor.shape, tensor.dtype))
-        self._drop(group, roots)
+        self._drop(ordered, roots)
         paper.role = outer
 
     def _groups(self) -> list[list[PaperTensor]]:
@@ -105,28 +109,42 @@ class PaperOptimizer:
             self.state.append(parameter(self.paper, name, piece.shape, piece.dtype, Kind.OPTIMIZER_STATE))
 
     def clip_gradients(self) -> None:
-        """``clip_grad_norm_``: a partial norm of every 65,536 elements, one norm a gradient, and the norm of these.
+        """``clip_grad_norm_``: one norm a gradient, dtype by dtype, and the norm of these.
 
-        The table of partial norms has as many columns as the largest gradient has chunks.  Gradients are scaled in
-        place.  Source: torch 2.14.1 ``ForeachReduceOp.cu`` (``foreach_tensor_norm_cuda``).
+        Gradients are scaled in place.
         """
         paper, outer = self.paper, self.paper.role
         paper.role, paper.rule = _TEMPORARY, "gradient norm"
-        chunks = max(-(-tensor.numel // 65536) for tensor in self.trainable)
-        partial = empty(paper, (self.n_trained, chunks), "fp32")
         norms: list[PaperTensor | None] = []
-        for tensor in self.trainable:
+        groups = _by_dtype(self.trainable)
+        for group in groups:
+            norms += self._norms(group)
+        dtype = self.trainable[0].dtype if len(groups) == 1 else "fp32"
+        stacked = empty(paper, (self.n_trained,), dtype)
+        total = empty(paper, (), dtype)
+        del stacked
+        self._drop([tensor for group in groups for tensor in group], norms)
+        self._clip_coefficient(total)
+        self.norm = total
+        paper.role = outer
+
+    def _norms(self, group: list[PaperTensor]) -> list[PaperTensor]:
+        """``_foreach_norm``: a table of partial norms, a row for each gradient, a column for 65,536 elements.
+
+        Source: torch 2.14.1 ``ForeachReduceOp.cu`` (``foreach_tensor_norm_cuda``).
+        """
+        paper = self.paper
+        in_layers = any(layer_of(tensor.name) is not None for tensor in group)
+        n_tensors = len(group) + (self.n_trained - len(self.trainable) if in_layers else 0)
+        chunks = max(-(-tensor.numel // 65536) for tensor in group)
+        partial = empty(paper, (n_tensors, chunks), "fp32")
+        norms = []
+        for tensor in group:
             paper.enter_layer(layer_of(tensor.name))
             norms.append(empty(paper, (), tensor.dtype))
         paper.enter_layer(None)
         del partial
-        stacked = empty(paper, (self.n_trained,), self.trainable[0].dtype)
-        total = empty(paper, (), self.trainable[0].dtype)
-        del stacked
-        self._drop(self.trainable, norms)
-        self._clip_coefficient(total)
-        self.norm = total
-        paper.role = outer
+        return norms
 
     def _clip_coefficient(self, total: PaperTensor) -> None:
         """``max_norm / (total_norm + 1e-6)``, clamped: four scalars that go again."""
@@ -143,3 +161,11 @@ class PaperOptimizer:
             self.paper.enter_layer(layer_of(tensor.name))
             tensor.grad = None
         self.paper.enter_layer(None)
+
+
+def _by_dtype(tensors: list[PaperTensor]) -> list[list[PaperTensor]]:
+    """The groups of torch's foreach functions (``group_tensors_by_device_and_dtype``): the dtype seen last is first."""
+    groups: dict[str, list[PaperTensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())[::-1]

@@ -64,7 +64,7 @@ def walk(
         paper.begin_phase("prepare", empties_cache=True)
     model.adapt(plan, facts)
     program = model.program(facts)
-    trainer_of = f"{architecture.embedding}.weight" if facts.trainer_loop else None
+    trainer_of = program.embedding if facts.trainer_loop else None
     optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained, trainer_of)
     loop = _Loop(paper, job, facts, program, optimizer)
     if steady:

@@ -26,7 +26,11 @@ def check_supported(job: Job, plan: AdapterPlan, facts: StackFacts) -> None:
         _Gap(job.dora and job.effective_quant == "int8", "DoRA on an int8 base", "use --quant nf4"),
         _Gap(job.attention == "flash_attention_2", "flash_attention_2", "use --attention sdpa, which runs the same kernel"),
         _Gap(job.loss != "standard", f"the loss {job.loss!r}", "use --loss standard"),
-        _Gap(bool(plan.saved), "training modules_to_save", "leave modules_to_save out"),
+        _Gap(
+            any(copy.role not in ("embedding", "head") for copy in plan.saved),
+            "training modules_to_save other than the embedding and the head",
+            "name only these two",
+        ),
         _Gap(bool(plan.biases), "training biases of the base model", "set bias = none"),
         _Gap(
             any(adapted.kind != "linear" for adapted in plan.adapted),

@@ -17,15 +17,24 @@ FAMILIES: dict[str, Options] = {
 """Families whose step is walked, by ``model_type``."""
 
 
-def family_options(family: str, config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
-    """What a family's program needs to know of a config.
+def check_family(family: str) -> None:
+    """Refuse a family whose step is not walked yet.
 
     Raises:
-        UnsupportedError: the family's step is not walked yet.
+        UnsupportedError: naming those that are.
     """
     if family not in FAMILIES:
         raise UnsupportedError(
             f"the training step of the family {family!r} is not modelled yet",
             hint=f"modelled are {', '.join(FAMILIES)}; qmem estimate --rule-of-thumb works for every model",
         )
+
+
+def family_options(family: str, config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
+    """What a family's program needs to know of a config.
+
+    Raises:
+        UnsupportedError: the family's step is not walked yet, or the config asks for a part that is not.
+    """
+    check_family(family)
     return FAMILIES[family](config, attention)
