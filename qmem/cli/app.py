@@ -86,7 +86,8 @@ def _print_completion(ctx: click.Context, param: click.Parameter, value: str | N
 app = VerbGroup(
     name="qmem",
     help="Plans the GPU memory of QLoRA, LoRA and full fine-tuning.\n\n"
-    "Exit codes: 0 ok or fits, 1 finding (does not fit), 2 usage, 3 cannot answer here, 130 interrupted.",
+    "Exit codes: 0 ok or fits, 1 finding (does not fit), 2 usage, 3 cannot answer here, 4 out of memory while "
+    "profiling, 130 interrupted.",
     epilog="Example: qmem estimate Qwen3-14B --rank 8 --gpu rtx-4090",
     params=[
         click.Option(

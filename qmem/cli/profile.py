@@ -110,7 +110,7 @@ def _estimate(ledger: "Ledger", card: "Gpu | None") -> "Ledger | None":
     if ledger.ended != "complete":
         return None
     try:
-        return estimate(ledger.job, card)
+        return estimate(ledger.job, card, replay="full")
     except UsageError as error:
         write_note(f"no estimate beside it: {error.message}")
         return None

@@ -5,7 +5,6 @@ Which kernel torch would choose stands in ``sdpa_choice.py``.  Sources: torch 2.
 kernels' interfaces); transformers 5.23.0 ``integrations/sdpa_attention.py`` and each model's ``eager_attention_forward``.
 """
 
-from qmem.errors import UnsupportedError
 from qmem.estimator.operations import (
     add,
     batched_matmul,
@@ -39,10 +38,8 @@ def sdpa(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor | Non
     """``F.scaled_dot_product_attention`` as transformers calls it: ``[b, heads, s, d]`` in and out.
 
     Without a mask heads stay grouped (``enable_gqa``); a mask of any sort forces keys and values to all heads.
-    Autocast casts v, k, q in that order.  The kernel is torch's choice (``sdpa_choice.py``).
-
-    Raises:
-        UnsupportedError: torch would run its math kernel.
+    Autocast casts v, k, q in that order.  The kernel is torch's choice (``sdpa_choice.py``).  The math kernel leaves
+    its result contiguous, the others with swapped dimensions.
     """
     if mask is not None:
         k = repeat_kv(k, q.shape[1])
@@ -50,19 +47,16 @@ def sdpa(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor | Non
     v = cast_for_matmul(v)
     k = cast_for_matmul(k)
     q = cast_for_matmul(q)
-    _, _, s, d = q.shape
-    capability = q.paper.gpu.capability
-    backend = sdpa_backend(capability, q.dtype, d, has_mask=mask is not None, seq=s)
-    if backend == "math":
-        major, minor = capability
-        raise UnsupportedError(
-            f"on sm_{major}{minor} torch runs {q.dtype} attention of head size {d} by its math kernel, "
-            "which is not modelled yet",
-            hint="name another GPU, or use --attention eager",
-        )
+    paper, (_, _, s, d) = q.paper, q.shape
+    needs_grad = paper.grad_enabled and any(tensor.requires_grad for tensor in (q, k, v))
+    backend = sdpa_backend(
+        paper.gpu.capability, q.dtype, d, has_mask=mask is not None, needs_grad=needs_grad, seq=s
+    )
     bias = None if mask is None else _additive(mask, q.dtype)
     if backend == "flash":
         return _flash(q, k, v)
+    if backend == "math":
+        return _math(q, k, v, bias)
     return _cudnn(q, k, v, bias) if backend == "cudnn" else _efficient(q, k, v, bias)
 
 
@@ -89,11 +83,11 @@ def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor) -> PaperTensor:
     grouped = k.shape[1] != h
 
     def backward(g: PaperTensor, _: list[bool], *saved: PaperTensor) -> Gradients:
-        dq, dk, dv = like(saved[0]), like(saved[1]), like(saved[2])
+        dq, dk, dv = like(saved[5]), like(saved[6]), like(saved[4])
         row_sums = empty(paper, (b, h, rows), "fp32")
         accumulator = empty(paper, (b, rows, h, head_size), "fp32")
         expanded = [empty(paper, q_shape, g.dtype) for _ in "kv"] if grouped else []
-        del row_sums, accumulator, expanded
+        del expanded, accumulator, row_sums
         return dq, dk, dv
 
     node = record(paper, "flash attention", [q, k, v], backward, (q, k, v))
@@ -104,6 +98,10 @@ def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor) -> PaperTensor:
     seed = empty(paper, (2,), "int64")
     unused = empty(paper, (1,), "int64")
     save_output(node, out, log_sum_exp, seed, unused)
+    if node is not None:
+        # Saved in one order, freed in another.
+        q_, k_, v_, out_, log_sum_exp_, seed_, unused_ = node.saved
+        node.saved = [unused_, seed_, out_, log_sum_exp_, v_, q_, k_]
     del partial
     return out
 
@@ -164,6 +162,48 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
     log_sum_exp = empty(paper, (b, h, -(-s // 32) * 32), "fp32")
     save_output(node, out, log_sum_exp, seed, offset)
     return out
+
+
+def _math(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
+    """torch's math kernel (bf16 below sm_80): matrix products in fp32, all weights ``[b, heads, s, s]`` at once.
+
+    Saves what its products and its softmax save.  Weights in the queries' dtype are a second result that nobody
+    takes; it is made before the output.
+    """
+    paper, dtype, n_heads = q.paper, q.dtype, q.shape[1]
+    outer, paper.autocast_dtype = paper.autocast_dtype, None
+    query_acc, key_acc, value_acc = to(q, "fp32"), to(k, "fp32"), to(v, "fp32")
+    scaled_q = scale(query_acc)
+    if bias is None:
+        bias = _causal_bias(q)
+    k_expanded = repeat_kv(key_acc, n_heads)
+    v_expanded = repeat_kv(value_acc, n_heads)
+    attn = _safe_softmax(batched_matmul(scaled_q, scale(k_expanded), transpose_b=True))
+    unused = to(attn, dtype)
+    output = to(batched_matmul(attn, v_expanded, transpose_b=False), dtype)
+    del unused
+    paper.autocast_dtype = outer
+    return output
+
+
+def _causal_bias(q: PaperTensor) -> PaperTensor:
+    """The lower triangle as an fp32 bias of ``[s, s]``."""
+    paper, s = q.paper, q.shape[2]
+    paper.rule = "attention bias"
+    ones = empty(paper, (s, s), "bool")
+    triangle = empty(paper, (s, s), "bool")
+    del ones
+    return _additive(triangle, "fp32")
+
+
+def _safe_softmax(x: PaperTensor) -> PaperTensor:
+    """``_safe_softmax``: rows that are masked throughout are looked for, in one byte an element."""
+    result = _softmax_fp32(x)
+    masked = empty(x.paper, x.shape, "bool")
+    rows = empty(x.paper, x.shape[:3], "bool")
+    zero = empty(x.paper, (), "fp32")
+    del zero, rows, masked
+    return result
 
 
 def eager(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor) -> tuple[PaperTensor, PaperTensor]:

@@ -55,7 +55,9 @@ def initial_magnitude(
     del scaled
     magnitude = parameter(paper, name, full.shape[:1], full.dtype, Kind.ADAPTER)
     sum_rows(paper, full.shape[0], full.shape[1])
-    del copied, full, lora_weight, summed
+    while copied:
+        del copied[0]
+    del full, lora_weight, summed
     return magnitude
 
 
@@ -103,9 +105,14 @@ def _lora_weight(a: PaperTensor, b: PaperTensor) -> PaperTensor:
 
 def _weight_norm(weight: PaperTensor, lora_weight: PaperTensor) -> PaperTensor:
     """``norm(weight + scaling * lora_weight, dim=1).to(weight.dtype)``; autocast takes norms in fp32."""
-    paper = weight.paper
     weight = add(weight, scale(lora_weight))
-    paper.rule = "norm of rows"
-    norm = empty(paper, weight.shape[:1], "fp32" if paper.autocast_dtype else weight.dtype)
-    sum_rows(paper, weight.shape[0], weight.shape[1])
-    return to(norm, weight.dtype)
+    weight_norm = to(_norms_of_rows(weight), weight.dtype)
+    return weight_norm  # noqa: RET504 - the local lives to the end of the frame, as in peft
+
+
+def _norms_of_rows(weight: PaperTensor) -> PaperTensor:
+    paper, (rows, columns) = weight.paper, weight.shape
+    paper.rule = "norms of rows"
+    norms = empty(paper, (rows,), "fp32" if paper.autocast_dtype else weight.dtype)
+    sum_rows(paper, rows, columns)
+    return norms

@@ -177,14 +177,15 @@ def _peak(settled: Settled, played: Replay | None) -> Peak:
 
 def _reserved_readings(settled: Settled, played: Replay | None, replay: ReplayMode) -> list[Reading]:
     """What the allocator held reserved when each phase closed, and at most during it."""
-    uses = {tuple(use.mark[1:4]): use for use in played.phases} if played else {}
     readings = []
     for span in settled.spans:
-        use = uses.get(tuple(span.mark[1:4]))
-        if use is not None:
+        # A phase that is cut by ``empty_cache`` was replayed in parts.
+        uses = [use for use in played.phases if use.mark[1:4] == span.mark[1:4]] if played else []
+        if uses:
+            peak = max(use.peak_reserved_bytes for use in uses)
             readings += [
-                _reserved(span.closing, "peak", use.peak_reserved_bytes, f"{replay} replay"),
-                _reserved(span.closing, "current", use.reserved_bytes, f"{replay} replay"),
+                _reserved(span.closing, "peak", peak, f"{replay} replay"),
+                _reserved(span.closing, "current", uses[-1].reserved_bytes, f"{replay} replay"),
             ]
     return readings
 

@@ -148,9 +148,10 @@ def matmul_4bit(x: PaperTensor, weight: Weight4bit) -> PaperTensor:
     gpu = paper.gpu
     if uses_fused_gemm_4bit(gpu.capability, gpu.sm_count, x.dtype, tokens(x), n, k, weight.block_size):
         return empty(paper, out_shape, x.dtype, node)
-    held = [_absmax(weight, paper), _absmax(weight, paper)] if weight.nested else []
-    held.append(empty(paper, weight.shape, x.dtype, kind=Kind.DEQUANTIZED))
+    decoded = _absmax(weight, paper) if weight.nested else None
+    shifted = _absmax(weight, paper) if weight.nested else None
+    full = empty(paper, weight.shape, x.dtype, kind=Kind.DEQUANTIZED)
     out = empty(paper, out_shape, x.dtype, node)
     use_cublas(paper)
-    del held
+    del shifted, decoded, full
     return out

@@ -50,6 +50,10 @@ class Node:
         paper.sequence_number += 1
         self.sequence = paper.sequence_number
 
+    def __del__(self) -> None:
+        # What is saved goes before the edges and what they lead to, as C++ destroys members before those of the base.
+        self.saved = []
+
 
 class Accumulator(Node):
     """``AccumulateGrad`` of a leaf: runs as soon as its gradient is there."""
@@ -186,6 +190,8 @@ class _Engine:
         self.paper.rule = f"{node.name} backward"
         outputs = list(node.backward(grad, needs, *saved))
         if recomputed:
+            # A list is cleared from its end, but here the first of what was saved is the first to go.
+            saved.reverse()
             saved, node.saved = [], []
         for index, (target, shape, dtype) in enumerate(node.edges):
             outputs[index] = None if target is None else _fitted(outputs[index], shape, dtype)

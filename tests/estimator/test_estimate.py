@@ -134,6 +134,20 @@ def test_what_cannot_be_estimated_is_refused_by_name(job, error, match):
         estimate(job)
 
 
+def test_preparation_reserves_more_than_it_leaves():
+    """Both the cast and the original stand there at once; ``empty_cache`` gives the rest back within the phase."""
+    readings = estimate(Job(model="Qwen3-14B"), replay="full").readings
+    peak, current = (
+        next(
+            r.n_bytes
+            for r in readings
+            if (r.moment.phase, r.waterline, r.measure) == ("prepare", "reserved", measure)
+        )
+        for measure in ("peak", "current")
+    )
+    assert peak > current + 2 * 1024**3
+
+
 def test_amd_cards_are_refused():
     with pytest.raises(UnsupportedError, match="not modelled"):
         estimate(Job(model="Qwen3-0.6B"), find_gpu("mi300x"))

@@ -8,9 +8,7 @@ from recorded import EVENTS, events, gpu_of, job_of
 from qmem.estimator import trace_of
 from qmem.ledger import Trace
 
-REFUSED = {"E10_adafactor", "E28_reentrant"}
-REDUCTION_BUFFERS = {"E7_ampoff", "E7_ampon", "E16_full_tied", "E17_plain_full", "E20_full_paged8", "E32_fused_full_h100"}
-"""Full fine-tuning: the buffers of norm weights' gradients are not walked yet (``reports/decisions``)."""
+REFUSED = {"G22_bias_all", "G23_bias_lora_only", "G26_embed_lora"}
 
 SMALLEST = 40_000
 """Scalars, masks of probes and the like are left out; every tensor of a layer is larger."""
@@ -39,7 +37,7 @@ def walked_allocations(trace: Trace, step: int, stage: str) -> list[int]:
     return [trace.sizes[handle] for handle in handles if trace.sizes[handle] >= SMALLEST]
 
 
-@pytest.fixture(scope="module", params=sorted(set(EVENTS) - REFUSED - REDUCTION_BUFFERS))
+@pytest.fixture(scope="module", params=sorted(set(EVENTS) - REFUSED))
 def run(request, tmp_path_factory):
     recorded = events(request.param)
     trace = trace_of(job_of(recorded, tmp_path_factory.mktemp("model")), gpu_of(recorded))

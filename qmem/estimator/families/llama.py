@@ -14,6 +14,7 @@ from qmem.estimator.operations import (
     add,
     add_scalar,
     cat_halves,
+    contiguous,
     half,
     mean_last,
     mul,
@@ -105,6 +106,7 @@ class Attention(Module):
             attn_output, attn_weights = eager(query_states, key_states, value_states, mask)
         else:
             attn_output = swap_heads(sdpa(query_states, key_states, value_states, mask))
+            attn_output = contiguous(attn_output) if attn_output.swapped else attn_output
         attn_output = view(attn_output, (b, s, of.n_heads * of.head_dim))
         attn_output = self.o_proj(attn_output)
         return attn_output, attn_weights

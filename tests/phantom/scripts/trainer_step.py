@@ -6,6 +6,7 @@ Weights are made on the device and quantized there, in the order of the model's 
 import argparse
 import json
 import os
+import sys
 
 options = argparse.ArgumentParser()
 options.add_argument("--model", required=True)
@@ -161,7 +162,7 @@ else:
         quantized = quantized_model()
         after_load = train(verdict)
 counted = torch.cuda.memory_stats()
-print(
+sys.stdout.write(
     json.dumps(
         {
             "after_load": after_load,

@@ -1,0 +1,157 @@
+"""The worker: a process that runs one job and tells what it reads, event by event.
+
+``python -m qmem.profiler.worker DESCRIPTOR`` reads a request on stdin and writes events to the open file descriptor.
+It is the only place that imports torch and its relatives, and it ends after one job: bitsandbytes never gives managed
+memory back, and a pool that has seen another job is another pool.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import msgspec
+
+from qmem.errors import QmemError, UnavailableError, UnsupportedError
+from qmem.profiler.protocol import Event, Failed, Finished, Guarded, Noted, Request, Started, encode
+
+
+def main(descriptor: int) -> None:
+    """Read the request, run it, and tell how it ended."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+
+        def tell(event: Event) -> None:
+            pipe.write(encode(event))
+
+        try:
+            _run(request, tell)
+        except QmemError as error:
+            tell(_refusal(error))
+        except Exception as error:  # noqa: BLE001 - whatever a library raises ends the run and is told
+            tell(_failure(error))
+
+
+def _run(request: Request, tell: Callable[[Event], None]) -> None:
+    from qmem.profiler.device import DeviceCounters, host_counters  # noqa: PLC0415
+
+    if request.phantom is not None:
+        _load_phantom(request)
+    device = DeviceCounters()
+    _import_libraries()
+    _check_cuda(request)
+    device.attach()
+    tell(_started(request, device))
+    for note in device.nvml.notes:
+        tell(Noted(sentence=note))
+    with _watching(request) as verdict:
+        from qmem.profiler.running import run_job  # noqa: PLC0415
+
+        try:
+            run_job(request, device, tell, verdict)
+        finally:
+            if verdict is not None:
+                tell(_guarded(verdict))
+    tell(Finished(host=host_counters()))
+
+
+def _load_phantom(request: Request) -> None:
+    from qmem.catalogue import find_gpu  # noqa: PLC0415
+    from qmem.phantom import load  # noqa: PLC0415
+
+    assert request.phantom is not None, "asked before"
+    load(find_gpu(request.phantom), memory=request.memory)
+
+
+def _import_libraries() -> None:
+    try:
+        import accelerate  # noqa: F401, PLC0415
+        import bitsandbytes  # noqa: F401, PLC0415
+        import peft  # noqa: F401, PLC0415
+        import torch  # noqa: F401, PLC0415
+        import transformers  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise UnavailableError(
+            f"a profile needs {error.name or error}, which is not installed here or broken: {error}",
+            hint="pip install 'qmem-planner[profile]'",
+        ) from error
+
+
+def _check_cuda(request: Request) -> None:
+    import torch  # noqa: PLC0415
+
+    if torch.version.cuda is None:
+        raise UnavailableError(
+            f"torch {torch.__version__} is a build without CUDA", hint="install the CUDA build of torch (pytorch.org)"
+        )
+    if not torch.cuda.is_available():
+        hint = "see qmem doctor" if request.phantom else "use --phantom GPU, for example --phantom a100-80"
+        raise UnavailableError("this machine has no GPU that CUDA can use", hint=hint)
+    if torch.cuda.get_allocator_backend() != "native":
+        raise UnsupportedError("only torch's native allocator keeps the counters", hint="leave backend out")
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+
+
+def _started(request: Request, device: Any) -> Started:
+    import torch  # noqa: PLC0415
+
+    from qmem.profiler.passport import library_versions, passport  # noqa: PLC0415
+
+    entries = passport(simulated=request.phantom is not None, alloc_conf=os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
+    if device.context_bytes is not None:
+        entries["context bytes"] = str(device.context_bytes)
+    return Started(pid=os.getpid(), device=torch.cuda.get_device_name(), passport={**entries, **library_versions()})
+
+
+def _watching(request: Request) -> AbstractContextManager[Any]:
+    """The phantom's readback guard around the run; nothing on a real GPU, which answers for itself."""
+    if request.phantom is None:
+        return nullcontext()
+    from qmem.phantom import guard  # noqa: PLC0415
+
+    return guard.watching()
+
+
+def _guarded(verdict: Any) -> Guarded:
+    """The state, and a sentence for each kind of read that the guard could not answer truly."""
+    doubtful = [read for read in verdict.reads if read.state != "clean"]
+    sentences = (
+        f"{read.state}: {read.n_bytes} B read at {read.line} after {read.kernel}: {read.why}" for read in doubtful
+    )
+    return Guarded(state=verdict.state, sentences=tuple(dict.fromkeys(sentences)))
+
+
+def _refusal(error: QmemError) -> Failed:
+    why: Literal["unsupported", "unavailable"]
+    why = "unsupported" if isinstance(error, UnsupportedError) else "unavailable"
+    return Failed(why=why, message=error.message, hint=error.hint)
+
+
+def _failure(error: Exception) -> Failed:
+    import traceback  # noqa: PLC0415
+
+    if is_out_of_memory(error):
+        # torch adds advice about fragmentation after the numbers.
+        return Failed(why="out of memory", message=str(error).partition(" If reserved")[0].partition("\n")[0])
+    traceback.print_exc()
+    return Failed(why="error", message=f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+OUT_OF_MEMORY_TEXTS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "NVML_SUCCESS == r INTERNAL ASSERT",
+                       "out of memory", "CUDA error 2 ")  # fmt: skip
+"""Where memory ends outside torch's allocator: cuBLAS and cuDNN handles, torch's own report on MIG (vllm#39874), and
+bitsandbytes' managed memory."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that the device's memory is at its end."""
+    import torch  # noqa: PLC0415
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
