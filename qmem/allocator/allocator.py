@@ -20,7 +20,7 @@ UNBOUNDED_DEVICE = 1024 * GIB
 """The size taken for a device that is not named; it decides only how long an expandable address range is."""
 
 
-class OutOfMemory(Exception):  # noqa: N818  (the field's name: torch.OutOfMemoryError, CUDA out of memory)
+class OutOfMemory(Exception):
     """A request that no cached block and no new segment can serve.
 
     The allocator stays as torch leaves it: its cache is released, every live block is untouched.  ``n_bytes`` is the

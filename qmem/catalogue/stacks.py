@@ -82,9 +82,7 @@ def resolve_stack(job: Job) -> StackFacts:
         # The preparation is for quantized bases; without it nothing is cast.
         chosen.update(kbit_preparation="no", cast_norms="no", cast_embeddings="no")
     typed = {fact: value if fact == "adapter_dtype" else value in ("yes", "fp32") for fact, value in chosen.items()}
-    return msgspec.convert(
-        {"name": job.stack, "title": stack.title, "versions": stack.versions, **typed}, StackFacts
-    )
+    return msgspec.convert({"name": job.stack, "title": stack.title, "versions": stack.versions, **typed}, StackFacts)
 
 
 def facts_in_force(facts: StackFacts) -> dict[str, str]:

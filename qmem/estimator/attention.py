@@ -2,7 +2,8 @@
 
 Which kernel torch would choose stands in ``sdpa_choice.py``.  Sources: torch 2.14.1
 ``aten/src/ATen/native/transformers/cuda`` (``attention.cu``, ``attention_backward.cu``, the flash and the cutlass
-kernels' interfaces); transformers 5.23.0 ``integrations/sdpa_attention.py`` and each model's ``eager_attention_forward``.
+kernels' interfaces), ``attention.cpp`` (math); transformers 5.23.0 ``integrations/sdpa_attention.py`` and each
+model's ``eager_attention_forward``.
 """
 
 from qmem.estimator.operations import (
@@ -49,9 +50,7 @@ def sdpa(q: PaperTensor, k: PaperTensor, v: PaperTensor, mask: PaperTensor | Non
     q = cast_for_matmul(q)
     paper, (_, _, s, d) = q.paper, q.shape
     needs_grad = paper.grad_enabled and any(tensor.requires_grad for tensor in (q, k, v))
-    backend = sdpa_backend(
-        paper.gpu.capability, q.dtype, d, has_mask=mask is not None, needs_grad=needs_grad, seq=s
-    )
+    backend = sdpa_backend(paper.gpu.capability, q.dtype, d, has_mask=mask is not None, needs_grad=needs_grad, seq=s)
     bias = None if mask is None else _additive(mask, q.dtype)
     if backend == "flash":
         return _flash(q, k, v)
@@ -107,9 +106,9 @@ def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor) -> PaperTensor:
 
 
 def _cudnn(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
-    """cuDNN's attention (Hopper, B200): saves q, k, v, the bias, output, log-sum-exp and random state.
+    """The attention of cuDNN (Hopper, B200): saves q, k, v, the bias, output, log-sum-exp and random state.
 
-    Backward: dq, dk, dv at their own heads and one fp32 workspace of ``b × h × s × (d + 1)``.  What a plan of cuDNN
+    Backward: dq, dk, dv at their own heads and one fp32 workspace of ``b x h x s x (d + 1)``.  What a plan of cuDNN
     asks for on top is not known.
     """
     paper = q.paper
@@ -165,7 +164,7 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
 
 
 def _math(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
-    """torch's math kernel (bf16 below sm_80): matrix products in fp32, all weights ``[b, heads, s, s]`` at once.
+    """The math kernel (bf16 below sm_80): matrix products in fp32, all weights ``[b, heads, s, s]`` at once.
 
     Saves what its products and its softmax save.  Weights in the queries' dtype are a second result that nobody
     takes; it is made before the output.

@@ -225,7 +225,9 @@ def _managed(described: Described, settled: Settled) -> list[Item]:
 def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> tuple[str, ...]:
     sentences = []
     if replay == "quick":
-        sentences.append("reserved is from a quick replay of the allocator, off by up to about 2 %: --replay runs it all")
+        sentences.append(
+            "reserved is from a quick replay of the allocator, off by up to 2 % or so: --replay runs it all"
+        )
     if gpu is None:
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
     if described.job.grad_accum > 1:

@@ -35,7 +35,7 @@ Cap = Callable[[int, int, int, int], int]
 """Most rows that still run fused, from ``blocks`` (``ceil(n / 64)``), ``sms``, ``n`` and ``k``."""
 
 
-def uses_fused_gemm_4bit(  # noqa: PLR0917 - the arguments of the product it decides on
+def uses_fused_gemm_4bit(
     gpu_capability: Capability, sm_count: int, dtype: str, m: int, n: int, k: int, block_size: int = 64
 ) -> bool:
     """Whether an ``m x k`` input times an ``n x k`` 4-bit weight runs fused, so that no dequantized weight exists.
@@ -92,9 +92,7 @@ def _has_hbm(capability: Capability) -> bool:
     return capability == (8, 0) or capability[0] == 9
 
 
-def _cap_small_weight(  # noqa: PLR0917 - the arguments of the product it decides on
-    capability: Capability, m: int, blocks: int, sms: int, n: int, k: int
-) -> int:
+def _cap_small_weight(capability: Capability, m: int, blocks: int, sms: int, n: int, k: int) -> int:
     """Below 4 Mi elements what counts is how much of the card the blocks fill, and how short ``k`` is."""
     if k * 2 < n:
         return _cap_small_short_k(capability, blocks, sms, k)
@@ -126,9 +124,7 @@ def _cap_small_short_k(capability: Capability, blocks: int, sms: int, k: int) ->
     return 320
 
 
-def _simt_loses(  # noqa: PLR0917 - the arguments of the product it decides on
-    capability: Capability, m: int, blocks: int, sms: int, n: int, k: int
-) -> bool:
+def _simt_loses(capability: Capability, m: int, blocks: int, sms: int, n: int, k: int) -> bool:
     """Where 6 or 7 rows dequantize although 5 and 8 may not: tall or square weights on a partly filled HBM card."""
     if not _has_hbm(capability) or m < 6 or blocks < (36 if capability[0] == 9 else 48):
         return False

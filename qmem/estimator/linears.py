@@ -1,7 +1,7 @@
 """Linear layers on paper tensors: 16-bit, bitsandbytes' 4-bit and int8, and each with peft's LoRA around it.
 
-Sources: bitsandbytes 0.50.2 ``nn/modules.py`` (``Linear4bit.forward``, ``Linear8bitLt.forward``); peft 0.21.2 ``tuners/lora/bnb.py`` and
-``tuners/lora/layer.py`` (``forward``).
+Sources: bitsandbytes 0.50.2 ``nn/modules.py`` (``Linear4bit.forward``, ``Linear8bitLt.forward``); peft 0.21.2
+``tuners/lora/bnb.py`` and ``tuners/lora/layer.py`` (``forward``).
 """
 
 from qmem.estimator.dora import Adapter, with_dora

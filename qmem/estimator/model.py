@@ -12,9 +12,9 @@ from typing import NamedTuple
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
 from qmem.estimator.checkpointing import checkpointing
+from qmem.estimator.dora import Adapter, initial_magnitude
 from qmem.estimator.families import family_options
 from qmem.estimator.families.llama import Decoder, DecoderLayer, RMSNorm
-from qmem.estimator.dora import Adapter, initial_magnitude
 from qmem.estimator.int8 import Weight8bit
 from qmem.estimator.linears import Linear, Linear4bit, Linear8bit, LoraLinear, LoraQuantizedLinear
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty, parameter
@@ -137,14 +137,17 @@ class PaperModel:
         return initial_magnitude(name, weight, self.tensors.get(f"{module}.bias"), a, b)
 
     def _dtype_of_new_adapter(self, module: str) -> str:
-        """That of the base weight, but an int8 base leaves adapters in fp32 (``_move_adapter_to_device_of_base_layer``)."""
+        """That of the base weight, but an int8 base leaves adapters in fp32.
+
+        Source: ``_move_adapter_to_device_of_base_layer``.
+        """
         packed = self.packed.get(module)
         if packed is None:
             return self._weight(module).dtype
         return self.job.dtype if isinstance(packed, Weight4bit) else "fp32"
 
     def _cast_adapter(self, module: str, dtype: str) -> None:
-        for field in ("a", "b", "magnitude"):
+        for field in Adapter._fields:
             old = getattr(self.adapters[module], field)
             if old is not None:
                 self.adapters[module] = self.adapters[module]._replace(**{field: self._cast(old, dtype)})
@@ -172,9 +175,7 @@ class PaperModel:
         # A checkpointed layer needs an input that requires a gradient, even where the embedding is frozen.
         wants_input_grads = job.checkpointing and job.has_adapter
         embedding = Embedding(paper, self._weight_in_use(self.architecture.embedding), wants_grad=wants_input_grads)
-        layers = [
-            DecoderLayer(paper, of, self._layer_modules(index)) for index in range(self.architecture.n_layers)
-        ]
+        layers = [DecoderLayer(paper, of, self._layer_modules(index)) for index in range(self.architecture.n_layers)]
         norm = RMSNorm(paper, "norm", self._weight("model.norm"))
         checkpoint = checkpointing(reentrant=facts.reentrant) if job.checkpointing else None
         decoder = Decoder(paper, of, embedding, layers, norm, checkpoint=checkpoint)

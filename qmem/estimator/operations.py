@@ -16,9 +16,7 @@ from qmem.ledger import Kind
 Shape = tuple[int, ...]
 
 
-def like(
-    x: PaperTensor, node: Node | None = None, dtype: str | None = None, shape: Shape | None = None
-) -> PaperTensor:
+def like(x: PaperTensor, node: Node | None = None, dtype: str | None = None, shape: Shape | None = None) -> PaperTensor:
     """A new tensor with the memory layout of ``x``."""
     return empty(x.paper, shape or x.shape, dtype or x.dtype, node, swapped=x.swapped)
 
@@ -205,7 +203,7 @@ def cat_halves(a: PaperTensor, b: PaperTensor) -> PaperTensor:
 
 
 def dropout(x: PaperTensor) -> PaperTensor:
-    """``F.dropout`` in training: ``native_dropout`` makes a mask of one byte an element, which is saved, and the result.
+    """``F.dropout`` in training: ``native_dropout`` makes a mask of a byte an element, which is saved, and the result.
 
     Backward makes one of the gradient's size.
     """

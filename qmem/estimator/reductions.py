@@ -56,7 +56,7 @@ class _Split(NamedTuple):
 
 
 def sum_columns(paper: Paper, rows: int, columns: int) -> None:
-    """What a sum of ``rows × columns`` over rows allocates and frees besides its result, which is there by then.
+    """What a sum of ``rows x columns`` over rows allocates and frees besides its result, which is there by then.
 
     Partial sums are fp32 for every 16-bit and 32-bit dtype.
     """
@@ -64,7 +64,7 @@ def sum_columns(paper: Paper, rows: int, columns: int) -> None:
 
 
 def sum_rows(paper: Paper, rows: int, columns: int, partial: str = "fp32") -> None:
-    """What a sum of each row of ``rows × columns`` allocates and frees besides its result.
+    """What a sum of each row of ``rows x columns`` allocates and frees besides its result.
 
     ``partial`` is the dtype of partial results: fp32 for numbers, ``bool`` for ``any``.
     """
@@ -79,7 +79,7 @@ def _pass(paper: Paper, buffers: "Buffers | None", partial: str = "fp32") -> Non
 
 
 def column_sum_buffers(rows: int, columns: int, gpu: Gpu) -> Buffers | None:
-    """The buffers of summing ``rows × columns`` over rows, as the gradient of a norm's weight or of a bias is.
+    """The buffers of summing ``rows x columns`` over rows, as the gradient of a norm's weight or of a bias is.
 
     ``None`` where one block sums each column: with few
     rows, or with more columns than the card needs to be busy.
@@ -92,7 +92,7 @@ def column_sum_buffers(rows: int, columns: int, gpu: Gpu) -> Buffers | None:
 
 
 def row_sum_buffers(rows: int, columns: int, gpu: Gpu) -> Buffers | None:
-    """The buffers of summing each row of ``rows × columns``; one row of everything is a full ``sum``.
+    """The buffers of summing each row of ``rows x columns``; one row of everything is a full ``sum``.
 
     Lanes of a block share a row, so its partial results are as many as its blocks.  ``None`` for rows of fewer
     than 131,072 elements.

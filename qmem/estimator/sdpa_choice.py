@@ -162,7 +162,7 @@ KEY_BLOCK = 64
 """Keys of a block in every tiling that stages them."""
 
 
-def efficient_backward_workspace_bytes(  # noqa: PLR0917 - the arguments of the attention it belongs to
+def efficient_backward_workspace_bytes(
     gpu_capability: Capability, dtype: str, batch: int, heads: int, seq: int, head_dim: int
 ) -> int:
     """The fp32 workspace of the memory-efficient backward, all heads together.

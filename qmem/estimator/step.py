@@ -84,9 +84,7 @@ class _Loop:
         scaler: scales the loss where the Trainer computes in fp16.
     """
 
-    def __init__(
-        self, paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer
-    ) -> None:
+    def __init__(self, paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer) -> None:
         self.paper, self.job, self.facts, self.program, self.optimizer = paper, job, facts, program, optimizer
         self.batches: list[Batch] = []
         self.scalars: list[PaperTensor] = []

@@ -4,6 +4,7 @@ Weights are made one by one in the order of ``named_modules``, and quantized by 
 made; none is ever on the host.  It knows shapes and classes, and nothing of adapters and steps.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from qmem.errors import UnsupportedError
@@ -38,12 +39,16 @@ def quantization_config(job: Job) -> Any:
     )
 
 
-def build_on_device(job: Job, config: dict[str, Any]) -> Any:
-    """The model of a config.json on the current device, with made-up weights."""
+def build_on_device(job: Job, config: dict[str, Any], begun: Callable[[Any], None]) -> Any:
+    """The model of a config.json on the current device, with made-up weights.
+
+    ``begun`` is called with the model while its weights are still to be made.
+    """
     model = _skeleton(job, config)
     quantizer = _quantizer(job)
     if quantizer is not None:
         quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=None)
+    begun(model)
     _materialize(model, job)
     if quantizer is not None:
         model.hf_quantizer = quantizer

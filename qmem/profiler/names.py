@@ -40,7 +40,7 @@ def size_in_words(shape: tuple[int, ...], dtype: str, element_bytes: int) -> str
     """``5120 x 8 x 4 B (fp32)``, with the sign of multiplication."""
     short = dtype.removeprefix("torch.")
     factors = [*map(str, shape), f"{element_bytes} B"]
-    return f"{' × '.join(factors)} ({_SHORT.get(short, short)})"  # noqa: RUF001 - the sign is meant
+    return f"{' × '.join(factors)} ({_SHORT.get(short, short)})"
 
 
 def transformers_name(name: str) -> str:
@@ -54,6 +54,8 @@ def model_tensors(model: Any) -> Iterator[Named]:
     """Parameters with what bitsandbytes keeps beside them, their gradients, and buffers."""
     has_8bit = False
     for raw, parameter in model.named_parameters():
+        if not parameter.is_cuda:
+            continue
         name = transformers_name(raw)
         yield name_tensor(name, _kind_of(raw, parameter), parameter)
         yield from _quantization_state(name, parameter)
@@ -61,7 +63,8 @@ def model_tensors(model: Any) -> Iterator[Named]:
         if parameter.grad is not None:
             yield name_tensor(f"{name}.grad", Kind.GRADIENT, parameter.grad)
     for raw, buffer in model.named_buffers():
-        yield name_tensor(transformers_name(raw), Kind.MODULE_BUFFER, buffer)
+        if buffer.is_cuda:
+            yield name_tensor(transformers_name(raw), Kind.MODULE_BUFFER, buffer)
     yield from _shared_tables()
     if has_8bit:
         yield from _scales_taken_over(model)

@@ -34,11 +34,13 @@ def run_job(request: Request, device: DeviceCounters, tell: Callable[[Event], No
     bindings: Any = torch._C  # noqa: SLF001
     bindings._cuda_attach_out_of_memory_observer(lambda *_: meter.cut_off())  # noqa: SLF001
     meter.enter("load", 0)
-    model = _load(request, config)
-    meter.sources.append(lambda: model_tensors(model))
+    models: list[Any] = []
+    meter.sources.append(lambda: model_tensors(models[-1]) if models else ())
+    models.append(_load(request, config, models.append))
     torch.cuda.empty_cache()
     meter.enter("prepare", 0)
-    model = _prepare(model, request, facts, architecture)
+    model = _prepare(models[-1], request, facts, architecture)
+    models.append(model)
     tell(_described(model))
     tracer = _watch_head(model, meter, architecture)
 
@@ -59,9 +61,9 @@ def _declares_nothing(_: Any, __: str) -> None:
     """A real GPU answers for its own numbers."""
 
 
-def _load(request: Request, config: dict[str, Any]) -> Any:
+def _load(request: Request, config: dict[str, Any], begun: Callable[[Any], None]) -> Any:
     if request.weights is None and not request.load:
-        return build_on_device(request.job, config)
+        return build_on_device(request.job, config, begun)
     from qmem.profiler.checkpoint import load_checkpoint, load_zeros  # noqa: PLC0415
 
     if request.weights is not None:

@@ -12,7 +12,11 @@ README_JOB = [sys.executable, "-m", "qmem", "estimate", "Qwen3-14B", "--rank", "
 def test_the_readme_command_cold(benchmark):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     run = benchmark.pedantic(
-        subprocess.run, args=(README_JOB,), kwargs={"capture_output": True, "env": environment}, rounds=7, warmup_rounds=1
+        subprocess.run,
+        args=(README_JOB,),
+        kwargs={"capture_output": True, "env": environment},
+        rounds=7,
+        warmup_rounds=1,
     )
     assert run.returncode == 0
     assert b"total reserved" in run.stdout

@@ -29,7 +29,7 @@ def test_the_trainer_prepares_a_quantized_base_and_a_bare_loop_does_not():
 
 def test_without_a_quantized_base_nothing_is_cast():
     facts = resolved(method="lora")
-    assert not (facts.kbit_preparation or facts.cast_norms or facts.cast_embeddings)
+    assert [facts.kbit_preparation, facts.cast_norms, facts.cast_embeddings] == [False] * 3
 
 
 def test_a_fact_can_be_set_by_itself():

@@ -31,10 +31,11 @@ Medians: requested {requested} B; allocated rounded to 512 B {grain}; allocated,
 replay {reserved}; allocated, quick replay {quick_allocated}; reserved, quick replay {quick_reserved}.
 """
 
-HEADER = """
-| job | layers | card | requested | allocated, 512 B | allocated, full | reserved, full | allocated, quick | reserved, quick |
-|---|--:|---|--:|--:|--:|--:|--:|--:|
-"""
+COLUMNS = (
+    "job", "layers", "card", "requested", "allocated, 512 B", "allocated, full", "reserved, full", "allocated, quick",
+    "reserved, quick",
+)  # fmt: skip
+HEADER = f"\n| {' | '.join(COLUMNS)} |\n|---|--:|---|--:|--:|--:|--:|--:|--:|\n"
 
 
 class Row(NamedTuple):
@@ -109,7 +110,9 @@ def report() -> str:
         name: f"{median([getattr(row, name) for row in found]):.4%}"
         for name in ("grain", "allocated", "reserved", "quick_allocated", "quick_reserved")
     }
-    versions = ", ".join(f"{library} {PASSPORT[library]}" for library in ("torch", "transformers", "peft", "bitsandbytes"))
+    versions = ", ".join(
+        f"{library} {PASSPORT[library]}" for library in ("torch", "transformers", "peft", "bitsandbytes")
+    )
     head = INTRODUCTION.format(
         versions=versions, date=PASSPORT["date"], requested=median([row.requested for row in found]), **medians
     )

@@ -25,8 +25,10 @@ jobs = st.builds(
     double_quant=st.booleans(),
     dropout=st.sampled_from([0.0, 0.1]),
     attention=st.sampled_from(["sdpa", "eager"]),
-    optimizer=st.sampled_from(["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit", "lion_32bit", "sgd"]),
-)  # fmt: skip
+    optimizer=st.sampled_from(
+        ["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_32bit", "lion_32bit", "sgd", "adafactor"]
+    ),
+)
 
 
 def held(ledger: Ledger, moment, waterline: str) -> int:
@@ -139,9 +141,7 @@ def test_preparation_reserves_more_than_it_leaves():
     readings = estimate(Job(model="Qwen3-14B"), replay="full").readings
     peak, current = (
         next(
-            r.n_bytes
-            for r in readings
-            if (r.moment.phase, r.waterline, r.measure) == ("prepare", "reserved", measure)
+            r.n_bytes for r in readings if (r.moment.phase, r.waterline, r.measure) == ("prepare", "reserved", measure)
         )
         for measure in ("peak", "current")
     )

@@ -156,3 +156,11 @@ def test_without_a_gpu_the_phantom_is_offered(small_job):
     pytest.importorskip("torch")
     with pytest.raises(UnavailableError, match=r"no GPU that CUDA can use.*--phantom|without CUDA"):
         profile(small_job())
+
+
+def test_weights_that_do_not_fit_are_told_by_name(small_job, a100):
+    ledger = profile(small_job(method="full", dtype="fp32"), phantom=a100, memory=335 * 1024**2, steps=2)
+    assert (ledger.ended, ledger.peak.moment.phase) == ("out of memory", "load")
+    kinds = ledger.by_kind(ledger.peak.moment)
+    assert kinds[Kind.WEIGHT_32BIT] > 0
+    assert kinds.get(Kind.UNEXPLAINED, 0) == 0

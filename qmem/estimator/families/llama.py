@@ -118,9 +118,7 @@ def _heads(x: PaperTensor, n_heads: int, norm: Module | None) -> PaperTensor:
     return norm(x) if norm else x
 
 
-def apply_rotary(
-    q: PaperTensor, k: PaperTensor, cos: PaperTensor, sin: PaperTensor
-) -> tuple[PaperTensor, PaperTensor]:
+def apply_rotary(q: PaperTensor, k: PaperTensor, cos: PaperTensor, sin: PaperTensor) -> tuple[PaperTensor, PaperTensor]:
     """``apply_rotary_pos_emb``: ``x * cos + rotate_half(x) * sin`` for queries, then keys."""
     q_embed = add(mul(q, cos), mul(_rotate_half(q), sin))
     k_embed = add(mul(k, cos), mul(_rotate_half(k), sin))
@@ -222,9 +220,9 @@ def rotary_tables(paper: Paper, s: int, head_dim: int, dtype: str) -> tuple[Pape
     paper.rule = "rotary embedding"
     shape = (1, 1, s, head_dim)
     positions = empty(paper, (1, s), "fp32")
-    freqs = empty(paper, (1, s, head_dim // 2), "fp32")
+    freqs = empty(paper, (1, s, head_dim // 2), "fp32")  # noqa: F841 - the local lives to the end of the frame
     del positions
-    emb = empty(paper, shape, "fp32")
+    emb = empty(paper, shape, "fp32")  # noqa: F841 - so does this
     cos = empty(paper, shape, "fp32")
     cos = empty(paper, shape, "fp32")
     sin = empty(paper, shape, "fp32")
