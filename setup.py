@@ -33,8 +33,8 @@ SONAMES = (
 DRIVER_FILES = ("libcuda.so.1", "libcuda.so")
 """Triton looks for the driver by file name, and links to it."""
 
-COMPILE = ["-std=gnu11", "-O2", "-fvisibility=hidden"]
-LINK = ["-Wl,-Bsymbolic"]
+COMPILE = ["-std=gnu11", "-O2", "-g0", "-fvisibility=hidden"]
+LINK = ["-Wl,-Bsymbolic", "-Wl,--strip-all"]
 
 
 class BuildPhantom(build_ext):

@@ -45,6 +45,22 @@ class Fields:
         value = self._config.get(name, absent)
         return self._size(name, null if value is None else value, most)
 
+    def size_or_null(self, name: str, absent: int) -> int | None:
+        """A whole number from 1, or null where null means that there is none; ``absent`` where the field is missing."""
+        value = self._config.get(name, absent)
+        if value is None:
+            self.values[name] = None
+            return None
+        return self._size(name, value, MAX_SIZE)
+
+    def count_or(self, name: str, absent: int) -> int:
+        """A whole number from 0; ``absent`` where the field is missing."""
+        value = self._config.get(name, absent)
+        if value == 0 and type(value) is int:
+            self.values[name] = 0
+            return 0
+        return self._size(name, value, MAX_SIZE)
+
     def flag(self, name: str, absent: bool) -> bool:
         """True or false."""
         value = self._config.get(name, absent)

@@ -230,6 +230,8 @@ def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> t
         )
     if gpu is None:
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
+    if described.job.effective_quant == "int8":
+        sentences.append("int8: no activation has outlier columns, whose number depends on the data")
     if described.job.grad_accum > 1:
         sentences.append("micro-steps after the second are like the second")
     return tuple(sentences)

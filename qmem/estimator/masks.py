@@ -26,8 +26,19 @@ def causal_mask(paper: Paper, b: int, s: int, dtype: str, *, attention: str, win
         del visible
         return mask
     if window is not None and s >= window:
-        return empty(paper, (1, 1, s, s), "bool")
+        return _windowed(paper, s)
     return None
+
+
+def _windowed(paper: Paper, s: int) -> PaperTensor:
+    """``create_sliding_window_causal_mask``: inside the window and not ahead, both at full size before they are joined."""
+    ahead_of_window = empty(paper, (1, 1, s, s), "bool")
+    inside = empty(paper, (1, 1, s, s), "bool")
+    del ahead_of_window
+    not_ahead = empty(paper, (1, 1, s, s), "bool")
+    mask = empty(paper, (1, 1, s, s), "bool")
+    del not_ahead, inside
+    return mask
 
 
 def _look_for_packed_sequences(paper: Paper, b: int, s: int) -> None:

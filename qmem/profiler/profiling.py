@@ -9,9 +9,10 @@ from qmem.catalogue.stacks import resolve_stack
 from qmem.errors import UnavailableError, UnsupportedError, UsageError
 from qmem.job import Job
 from qmem.ledger import Ledger
-from qmem.profiler.account import Described, ledger_of
+from qmem.profiler.account import ledger_of
 from qmem.profiler.protocol import AnyEvent, Closed, Failed, Request
 from qmem.profiler.refusals import check_libraries, check_stack
+from qmem.profiler.sentences import Described
 from qmem.profiler.supervisor import Told, run_worker
 
 MIN_STEPS = 2

@@ -30,6 +30,11 @@ JOBS = [
     Job(model="Mistral-7B-v0.1", seq=4096),
     Job(model="Yi-34B", rank=64, stack="plain", grad_accum=2),
     Job(model="SmolLM2-135M", method="full", optimizer="paged_adamw_32bit", seq=512),
+    Job(model="Qwen3-0.6B", method="full", optimizer="adafactor", seq=512),
+    Job(model="Qwen3-0.6B", dora=True, seq=512),
+    Job(model="Qwen3-0.6B", quant="int8", stack="plain", seq=512),
+    Job(model="Qwen3-0.6B", facts={"reentrant": "yes"}, compute_dtype="fp16", seq=512),
+    Job(model="Qwen3-0.6B", modules_to_save=("lm_head",), seq=512),
 ]
 
 

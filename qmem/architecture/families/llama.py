@@ -32,8 +32,9 @@ def llama(fields: Fields) -> Outline:
 
 
 def mistral(fields: Fields) -> Outline:
-    """Mistral: no biases, 8 key-value heads by default, a head width of its own in Nemo."""
+    """Mistral: no biases, 8 key-value heads by default, a head width of its own in Nemo; windowed unless null."""
     hidden = fields.size("hidden_size")
+    fields.size_or_null("sliding_window", 4096)
     heads = read_heads(fields, n_kv=8)
     layer = Block()
     attention(layer, hidden, heads)
@@ -46,6 +47,7 @@ def mistral(fields: Fields) -> Outline:
 def qwen2(fields: Fields) -> Outline:
     """Qwen 1.5, 2 and 2.5: query, key and value always have a bias."""
     hidden = fields.size("hidden_size")
+    _read_window(fields)
     heads = read_heads(fields, n_kv=32)
     layer = Block()
     attention(layer, hidden, heads, qkv_bias=True)
@@ -58,6 +60,7 @@ def qwen2(fields: Fields) -> Outline:
 def qwen3(fields: Fields) -> Outline:
     """Qwen3: heads of 128 whatever the hidden size, norms of queries and keys, biases by a flag."""
     hidden = fields.size("hidden_size")
+    _read_window(fields)
     heads = read_heads(fields, n_kv=32, dim=128)
     bias = fields.flag("attention_bias", absent=False)
     layer = Block()
@@ -67,3 +70,11 @@ def qwen3(fields: Fields) -> Outline:
     layer_norms(layer, hidden)
     buffers = rotary_buffers("model.rotary_emb", read_rotary(fields, heads.dim))
     return decoder_outline(fields, [layer] * read_layers(fields), buffers, positions=32768)
+
+
+def _read_window(fields: Fields) -> None:
+    """Layers from ``max_window_layers`` on have a sliding window, but only where it is switched on."""
+    fields.flag("use_sliding_window", absent=False)
+    fields.size_or_null("sliding_window", 4096)
+    fields.count_or("max_window_layers", 28)
+    fields.words("layer_types")

@@ -12,4 +12,4 @@ from qmem.estimator.families import llama
 
 def options(config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
     """A Llama's options with ``sliding_window``."""
-    return llama.options(config, attention)._replace(window=config.get("sliding_window"))
+    return llama.options(config, attention)._replace(window=config["sliding_window"])

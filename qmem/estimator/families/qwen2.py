@@ -16,9 +16,11 @@ def options(config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
     Raises:
         UnsupportedError: the config windows some of its layers only.
     """
-    if config.get("use_sliding_window") and config.get("max_window_layers", 0) < config["num_hidden_layers"]:
+    windowed = config["use_sliding_window"] and config["sliding_window"] is not None
+    named = "sliding_attention" in (config.get("layer_types") or ())
+    if named or (windowed and config["max_window_layers"] < config["num_hidden_layers"]):
         raise UnsupportedError(
             "the config uses a sliding window on some layers, which the estimate does not walk yet",
-            hint="set use_sliding_window to false in the config to plan the job without it",
+            hint="set use_sliding_window to false in the config (and no layer_types) to plan the job without it",
         )
     return llama.options(config, attention)

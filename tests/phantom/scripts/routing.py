@@ -16,7 +16,8 @@ from qmem.phantom import guard  # noqa: E402
 EXPERTS = 16
 CONFIG = {
     "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128, "num_hidden_layers": 2,
-    "vocab_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": EXPERTS, "num_experts_per_tok": 4,
+    "vocab_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": EXPERTS,
+    "num_experts_per_tok": 4,
 }  # fmt: skip
 
 
