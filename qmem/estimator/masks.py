@@ -31,7 +31,7 @@ def causal_mask(paper: Paper, b: int, s: int, dtype: str, *, attention: str, win
 
 
 def _windowed(paper: Paper, s: int) -> PaperTensor:
-    """``create_sliding_window_causal_mask``: inside the window and not ahead, both at full size before they are joined."""
+    """``create_sliding_window_causal_mask``: inside the window and not ahead, each at full size, then joined."""
     ahead_of_window = empty(paper, (1, 1, s, s), "bool")
     inside = empty(paper, (1, 1, s, s), "bool")
     del ahead_of_window

@@ -122,7 +122,8 @@ class _Templates:
 
     def _foreign(self, index: int, handle: int, layer: int) -> _Foreign:
         home = self.stretches[bisect_right(self.first_handles, handle) - 1]
-        both = home.layer != _NO_LAYER != layer
+        # What a layer at one end frees of a layer at the other stays with the ends, however many lie between.
+        both = home.layer != _NO_LAYER != layer and abs(home.layer - layer) < WALKED_LAYERS // 2
         of = home.layer - layer if both else home.layer
         return _Foreign(index, home.run, of, both, handle - home.first_handle)
 
@@ -224,7 +225,7 @@ class _Repeater:
         home = free.layer
         if free.distance:
             home += layer
-        elif home > 1:  # seen from outside the layers, the last ones count from the end
+        elif home > 1:  # the last layers count from the end
             home += self.n_layers - WALKED_LAYERS
         start, rank = self.homes[free.run, home]
         return start + rank[free.ordinal]

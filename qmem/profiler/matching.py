@@ -77,6 +77,7 @@ def _compared_at_high_water(match: Match, residents: list[Item]) -> Match:
 
 
 def is_requested(item: Item) -> bool:
+    """Whether torch counts the item as requested: on the GPU, and no rounding."""
     return item.space == "gpu" and item.kind is not Kind.ROUNDING
 
 

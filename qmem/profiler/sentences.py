@@ -26,11 +26,13 @@ class Described(NamedTuple):
 
 
 def noted(told: Told, *, is_warning: bool) -> list[str]:
+    """The sentences that the worker told itself."""
     notes = [event for event in told.events if isinstance(event, protocol.Noted)]
     return [note.sentence for note in notes if note.is_warning is is_warning]
 
 
 def assumptions_of(described: Described, matches: list[Match]) -> Iterator[str]:
+    """What holds for the numbers without being measured."""
     request = described.request
     if request.phantom:
         yield "simulated: sizes of context and modules, resident pages and times are not those of a card"
@@ -42,6 +44,7 @@ def assumptions_of(described: Described, matches: list[Match]) -> Iterator[str]:
 
 
 def warnings_of(described: Described, told: Told, spans: list[Span], matches: list[Match]) -> Iterator[str]:
+    """What went wrong, or may mislead."""
     if told.ended != "complete":
         yield f"the run ended early in the {_where(told, spans)}, {told.ended}: {told.message}"
     guarded = only(told, protocol.Guarded)

@@ -11,8 +11,8 @@ REFUSED = {"G22_bias_all", "G23_bias_lora_only", "G26_embed_lora"}
 WALKED = sorted(set(TOTALS) - REFUSED)
 GRAIN_TOLERANCE = 0.01
 REPLAY_TOLERANCE = {"allocated": 0.00005, "reserved": 0.001}
-UNEXPLAINED_RESERVED = {"G10_dora_hf": 0.005}
-"""Requested and allocated are equal here; why the allocator reserves half a percent less is not found yet."""
+UNEXPLAINED_RESERVED = {"G10_dora_hf": 0.005, "H1_mistral_window": 0.007}
+"""Requested and allocated are equal here; what the allocator reserves differs for a reason not found yet."""
 
 
 @pytest.fixture(scope="module", params=WALKED)
