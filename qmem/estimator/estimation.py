@@ -17,12 +17,13 @@ from qmem.estimator import paper
 from qmem.estimator.families import check_family
 from qmem.estimator.model import Trained, layer_of, trained_parameters
 from qmem.estimator.repeat import WALKED_LAYERS, repeated
-from qmem.estimator.settle import Settled, series_name, settle, with_range
+from qmem.estimator.settle import Settled, settle
 from qmem.estimator.step import Walk, walk
 from qmem.estimator.storage import optimizer_state
 from qmem.estimator.supported import check_supported
 from qmem.job import Job
 from qmem.ledger import Item, Kind, Ledger, Moment, Parameters, Peak, Reading, Trace
+from qmem.ledger.series import series_name, with_range
 
 ASSUMED_GPU = paper.Gpu((8, 0), 108)
 """Without a named GPU kernels are chosen as on an A100 (compute capability 8.0, 108 multiprocessors)."""

@@ -5,14 +5,13 @@ what is not yet or no longer complete there, is grouped at the high water of its
 water and at its closing the items add up to the reading, to the byte.
 """
 
-import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import NamedTuple
 
 from qmem.ledger import Item, Kind, Mark, Moment, Reading, Trace, Waterline
+from qmem.ledger.series import series_name, with_range
 
-_LAYER = re.compile(r"\.\d+\.")
 _NEVER = 1 << 60
 
 
@@ -93,16 +92,6 @@ def _readings(spans: list[PhaseSpan], series: list[int], waterline: Waterline) -
             Reading(moment=span.closing, waterline=waterline, measure="current", n_bytes=current, counter="walk"),
         ]
     return readings
-
-
-def series_name(owner: str) -> str:
-    """``model.layers.3.mlp.up_proj.weight`` as a member of its series: ``model.layers.*.mlp.up_proj.weight``."""
-    return _LAYER.sub(".*.", owner, count=1)
-
-
-def with_range(owner: str, count: int, n_layers: int) -> str:
-    """The series with the numbers it runs over, where it runs over all layers."""
-    return owner.replace(".*.", f".{{0..{n_layers - 1}}}.") if count == n_layers else owner
 
 
 class _Group:

@@ -169,7 +169,8 @@ class _Loop:
         self.paper.begin_phase("optimizer step", step)
         if self.scaler:
             self.scaler.unscale()
-        if self.facts.clip_gradients:
+        # The Trainer takes the norm, to log it, even where it does not clip.
+        if self.facts.clip_gradients or self.facts.trainer_loop:
             self.optimizer.clip_gradients()
         self.optimizer.step(first=step == 1)
         if self.scaler:

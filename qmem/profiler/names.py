@@ -3,16 +3,15 @@
 It knows models, optimizers and bitsandbytes' classes by their attributes only, and nothing of bytes over time.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 from qmem.ledger import Kind
+from qmem.ledger.series import series_name
 from qmem.profiler.protocol import Holding
 
 MAX_INTEGER = (1 << 63) - 1
-_LAYER = re.compile(r"\.\d+\.")
 _PEFT_PREFIX = "base_model.model."
 _SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
@@ -117,11 +116,6 @@ def optimizer_tensors(model: Any, optimizer: Any) -> Iterator[Named]:
             if getattr(tensor, "is_cuda", False) or getattr(tensor, "is_paged", False):
                 owner = f"optimizer.{key}" if key.startswith("qmap") else f"{names[id(parameter)]}.{key}"
                 yield name_tensor(owner, Kind.OPTIMIZER_STATE, tensor)
-
-
-def series_name(owner: str) -> str:
-    """``model.layers.3.mlp.up_proj.weight`` as a member of its series: ``model.layers.*.mlp.up_proj.weight``."""
-    return _LAYER.sub(".*.", owner, count=1)
 
 
 _Key = tuple[str, Kind, bool, str, int]
