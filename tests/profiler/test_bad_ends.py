@@ -42,10 +42,12 @@ class KillsInBackward:
 
 
 def test_what_a_killed_worker_had_measured_is_in_the_ledger(small_job, a100):
-    ledger = profile(small_job(), phantom=a100, steps=2, on_progress=KillsInBackward())
+    ledger = profile(small_job(), phantom=a100, steps=30, on_progress=KillsInBackward())
     assert ledger.ended == "failed"
     assert "SIGKILL" in ledger.warnings[0]
-    assert {reading.moment.phase for reading in ledger.readings} == {"load", "prepare", "forward", "loss"}
+    # The worker runs on until the signal reaches it, so it may have measured a little more.
+    assert {"load", "prepare", "forward", "loss"} <= {reading.moment.phase for reading in ledger.readings}
+    assert max(reading.moment.step for reading in ledger.readings) < 30
     assert any(item.kind is Kind.ADAPTER for item in ledger.items)
 
 
