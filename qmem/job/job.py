@@ -189,5 +189,9 @@ def _check_method(job: Job) -> None:
             f"method {job.method} keeps its base in {job.dtype}, but quant is {job.quant}",
             hint="use --method qlora to train an adapter on a quantized base",
         )
+    if not job.has_adapter:
+        for name in ("adapter_dtype", "dora", "rslora", "modules_to_save"):
+            if getattr(job, name):
+                raise UsageError(f"{name} is set, but method full trains no adapter", hint="use --method lora or qlora")
     if isinstance(job.targets, tuple) and not job.targets:
         raise UsageError("targets is empty", hint="name modules (q_proj,v_proj), a regular expression, or all-linear")

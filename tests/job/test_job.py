@@ -22,6 +22,8 @@ from qmem.job import Job, assumed_defaults, make_job
         ({"targets": []}, "targets is empty"),
         ({"method": "full", "quant": "nf4"}, "method full keeps its base in bf16, but quant is nf4"),
         ({"method": "lora", "quant": "int8"}, "method lora keeps its base"),
+        ({"method": "full", "adapter_dtype": "bf16"}, "adapter_dtype is set, but method full trains no adapter"),
+        ({"method": "full", "dora": True}, "dora is set, but method full trains no adapter"),
         ({"quant": "none"}, "qlora trains an adapter on a quantized base"),
         ({"no_such_field": 1}, "a job has no field 'no_such_field'"),
         ({"facts": "reentrant=yes"}, "facts is"),
