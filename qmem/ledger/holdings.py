@@ -13,6 +13,7 @@ from msgspec import structs
 
 from qmem.ledger.kinds import Kind
 from qmem.ledger.ledger import Item, Ledger, Moment, Space
+from qmem.ledger.series import number_ranges
 
 _RANGE = re.compile(r"(?<=\.)\{(\d+(?:\.\.\d+)?(?:,\d+(?:\.\.\d+)?)*)\}(?=\.)")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -155,10 +156,4 @@ def _written(numbers: list[int]) -> str:
     """``3``, ``{0..39}``, ``{0,2..5}``: sorted numbers with runs written by their ends."""
     if len(numbers) == 1:
         return str(numbers[0])
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return f"{{{','.join('..'.join(map(str, run)) for run in runs)}}}"
+    return f"{{{number_ranges(numbers)}}}"

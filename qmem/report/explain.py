@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qmem.errors import UsageError
 from qmem.ledger import Item, Kind, Ledger
+from qmem.ledger.series import number_ranges
 from qmem.report.breakdown import Row, breakdown
 from qmem.report.tables import new_table, print_table
 from qmem.report.text import Spell, spelling, thousandths
@@ -136,19 +137,8 @@ def _grouped(items: list[Item]) -> list[_Group]:
 def _group(members: list[Item]) -> _Group:
     numbers = sorted({int(found[0]) for item in members if (found := _NUMBER.search(item.owner))})
     first = members[0]
-    owner = _NUMBER.sub(f"{{{_ranges(numbers)}}}", first.owner, count=1) if len(numbers) > 1 else first.owner
+    owner = _NUMBER.sub(f"{{{number_ranges(numbers)}}}", first.owner, count=1) if len(numbers) > 1 else first.owner
     return _Group(owner, sum(item.count for item in members), sum(item.n_bytes for item in members), first)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """``0..39``, ``0,2..5``: sorted numbers with runs written by their ends."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ",".join("..".join(map(str, run)) for run in runs)
 
 
 def _table(row: Row, groups: list[_Group], spell: Spell) -> Table:
