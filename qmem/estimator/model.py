@@ -13,17 +13,16 @@ from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
 from qmem.estimator.checkpointing import checkpointing
 from qmem.estimator.dora import Adapter, initial_magnitude
-from qmem.estimator.families import family_options
-from qmem.estimator.families.llama import Decoder, DecoderLayer, RMSNorm
+from qmem.estimator.families import build_family
+from qmem.estimator.families.parts import Parts
 from qmem.estimator.int8 import Weight8bit
 from qmem.estimator.linears import Linear, Linear4bit, Linear8bit, LoraLinear, LoraQuantizedLinear
-from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty, parameter
+from qmem.estimator.paper import Module, Paper, PaperTensor, parameter
 from qmem.estimator.quantized import Weight4bit
-from qmem.estimator.tape import Gradients, record
 from qmem.job import Job
 from qmem.ledger import Kind
 
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+_LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
 
 KIND_OF_DTYPE = {"bf16": Kind.WEIGHT_16BIT, "fp16": Kind.WEIGHT_16BIT, "fp32": Kind.WEIGHT_32BIT}
 
@@ -34,7 +33,7 @@ class Program(NamedTuple):
     ``embedding`` is the name of the embedding's weight.
     """
 
-    decoder: Decoder
+    decoder: Module
     head: Module
     trainable: list[PaperTensor]
     embedding: str
@@ -57,7 +56,6 @@ class PaperModel:
         self.adapters: dict[str, Adapter] = {}
         self.saved: dict[str, PaperTensor] = {}
         self.linears = _by_layer(linear.name for linear in architecture.linears)
-        self.norms = _by_layer(p.module for p in architecture.parameters if p.role == "norm")
 
     def load(self, quantized: frozenset[str]) -> None:
         """Make every parameter in the model's order; the weights of ``quantized`` modules are packed at once."""
@@ -170,28 +168,22 @@ class PaperModel:
 
     def program(self, facts: StackFacts) -> Program:
         """The family's modules over these tensors."""
-        paper, job = self.paper, self.job
-        of = family_options(self.architecture.family, self.architecture.config, job.attention)
-        # A checkpointed layer needs an input that requires a gradient, even where the embedding is frozen.
-        wants_input_grads = job.checkpointing and job.has_adapter
-        embedding = Embedding(paper, self._weight_in_use(self.architecture.embedding), wants_grad=wants_input_grads)
-        layers = [DecoderLayer(paper, of, self._layer_modules(index)) for index in range(self.architecture.n_layers)]
-        norm = RMSNorm(paper, "norm", self._weight("model.norm"))
-        checkpoint = checkpointing(reentrant=facts.reentrant) if job.checkpointing else None
-        decoder = Decoder(paper, of, embedding, layers, norm, checkpoint=checkpoint)
-        head = self._linear(self.architecture.head, "lm_head", kind=Kind.LOGITS)
-        return Program(decoder, head, self._trainable(), embedding.weight.name)
-
-    def _layer_modules(self, index: int) -> dict[str, Module]:
-        prefix = f"model.layers.{index}."
-        modules: dict[str, Module] = {}
-        for linear in self.linears[index]:
-            role = linear.removeprefix(prefix)
-            modules[role] = self._linear(linear, role)
-        for norm in self.norms[index]:
-            role = norm.removeprefix(prefix)
-            modules[role] = RMSNorm(self.paper, role, self._weight(norm))
-        return modules
+        job, architecture = self.job, self.architecture
+        parts = Parts(
+            paper=self.paper,
+            architecture=architecture,
+            attention=job.attention,
+            checkpoint=checkpointing(reentrant=facts.reentrant) if job.checkpointing else None,
+            # A checkpointed layer needs an input that requires a gradient, even where the embedding is frozen.
+            wants_input_grads=job.checkpointing and job.has_adapter,
+            linear=self._linear,
+            weight=self._weight_in_use,
+            tensor=self.tensors.__getitem__,
+            linears_of=self.linears,
+        )
+        decoder, head = build_family(parts)
+        embedding = self._weight_in_use(architecture.embedding)
+        return Program(decoder, head, self._trainable(), embedding.name)
 
     def _linear(self, module: str, role: str, kind: Kind = Kind.INTERMEDIATE) -> Module:
         packed, adapter = self.packed.get(module), self.adapters.get(module)
@@ -222,26 +214,6 @@ def _by_layer(modules: Iterable[str]) -> dict[int | None, list[str]]:
     for module in modules:
         layers.setdefault(layer_of(module), []).append(module)
     return layers
-
-
-class Embedding(Module):
-    """``torch.nn.Embedding``; ``wants_grad`` is the hook of ``enable_input_require_grads``."""
-
-    def __init__(self, paper: Paper, weight: PaperTensor, *, wants_grad: bool) -> None:
-        super().__init__(paper, Role(Kind.INTERMEDIATE, "embed_tokens"))
-        self.weight, self.wants_grad = weight, wants_grad
-
-    def forward(self, input_ids: PaperTensor) -> PaperTensor:
-        """Rows of the weight; backward makes a dense gradient of the weight's size."""
-        weight_shape = self.weight.shape
-
-        def backward(g: PaperTensor, _: list[bool], _ids: PaperTensor) -> Gradients:
-            return (empty(g.paper, weight_shape, g.dtype),)
-
-        node = record(self.paper, "embedding", [self.weight], backward, (input_ids,))
-        hidden = empty(self.paper, (*input_ids.shape, weight_shape[1]), self.weight.dtype, node)
-        hidden.trainable = self.wants_grad and node is None
-        return hidden
 
 
 class Trained(NamedTuple):

@@ -1,18 +1,16 @@
 """One file a family: the program of its forward, with the structure and the scoping of the real one."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from qmem.errors import UnsupportedError
 from qmem.estimator.families import llama, mistral, qwen2, qwen3
+from qmem.estimator.families.parts import CausalLM, Parts
 
-Options = Callable[[Mapping[str, Any], str], llama.LlamaOptions]
-
-FAMILIES: dict[str, Options] = {
-    "llama": llama.options,
-    "mistral": mistral.options,
-    "qwen2": qwen2.options,
-    "qwen3": qwen3.options,
+FAMILIES: dict[str, Callable[[Parts], CausalLM]] = {
+    "llama": llama.build,
+    "mistral": mistral.build,
+    "qwen2": qwen2.build,
+    "qwen3": qwen3.build,
 }
 """Families whose step is walked, by ``model_type``."""
 
@@ -30,11 +28,10 @@ def check_family(family: str) -> None:
         )
 
 
-def family_options(family: str, config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
-    """What a family's program needs to know of a config.
+def build_family(parts: Parts) -> CausalLM:
+    """The program of a model of a family that is walked.
 
     Raises:
-        UnsupportedError: the family's step is not walked yet, or the config asks for a part that is not.
+        UnsupportedError: the config asks for a part that is not walked.
     """
-    check_family(family)
-    return FAMILIES[family](config, attention)
+    return FAMILIES[parts.architecture.family](parts)

@@ -5,10 +5,11 @@ files say which.  Source: transformers 5.23.0 ``models/llama/modeling_llama.py``
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from qmem.estimator.attention import eager, sdpa
 from qmem.estimator.checkpointing import Checkpoint
+from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.masks import causal_mask, position_ids
 from qmem.estimator.operations import (
     add,
@@ -49,8 +50,9 @@ class LlamaOptions(NamedTuple):
     attention: str
 
 
-def options(config: Mapping[str, Any], attention: str) -> LlamaOptions:
+def options(parts: Parts) -> LlamaOptions:
     """The options of a Llama's config."""
+    config = parts.config
     hidden, n_heads = config["hidden_size"], config["num_attention_heads"]
     return LlamaOptions(
         hidden=hidden,
@@ -59,8 +61,32 @@ def options(config: Mapping[str, Any], attention: str) -> LlamaOptions:
         head_dim=config.get("head_dim") or hidden // n_heads,
         qk_norm=False,
         window=None,
-        attention=attention,
+        attention=parts.attention,
     )
+
+
+def build(parts: Parts) -> CausalLM:
+    """A Llama."""
+    return assemble(parts, options(parts))
+
+
+def assemble(parts: Parts, of: LlamaOptions) -> CausalLM:
+    """The model around its layers."""
+    layers = [DecoderLayer(parts.paper, of, _layer_modules(parts, index, of)) for index in range(parts.n_layers)]
+    norm = RMSNorm(parts.paper, "norm", parts.weight("model.norm"))
+    decoder = Decoder(parts.paper, of, parts.embedding(), layers, norm, checkpoint=parts.checkpoint)
+    return CausalLM(decoder, parts.head())
+
+
+def _layer_modules(parts: Parts, index: int, of: LlamaOptions) -> dict[str, Module]:
+    modules = parts.layer_linears(index)
+    for norm in (
+        "input_layernorm",
+        "post_attention_layernorm",
+        *(("self_attn.q_norm", "self_attn.k_norm") if of.qk_norm else ()),
+    ):
+        modules[norm] = RMSNorm(parts.paper, norm, parts.layer_weight(index, norm))
+    return modules
 
 
 class RMSNorm(Module):

@@ -4,12 +4,10 @@ Under sdpa a window that is not longer than the sequence builds a mask, which co
 Source: transformers 5.23.0 ``models/mistral/modeling_mistral.py``, ``masking_utils.py``.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from qmem.estimator.families import llama
+from qmem.estimator.families.parts import CausalLM, Parts
 
 
-def options(config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
-    """A Llama's options with ``sliding_window``."""
-    return llama.options(config, attention)._replace(window=config["sliding_window"])
+def build(parts: Parts) -> CausalLM:
+    """A Llama with ``sliding_window``."""
+    return llama.assemble(parts, llama.options(parts)._replace(window=parts.config["sliding_window"]))

@@ -3,12 +3,11 @@
 Source: transformers 5.23.0 ``models/qwen3/modeling_qwen3.py``.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from qmem.estimator.families import llama, qwen2
+from qmem.estimator.families.parts import CausalLM, Parts
 
 
-def options(config: Mapping[str, Any], attention: str) -> llama.LlamaOptions:
-    """A Qwen2's options with ``q_norm`` and ``k_norm``."""
-    return qwen2.options(config, attention)._replace(qk_norm=True)
+def build(parts: Parts) -> CausalLM:
+    """A Llama with ``q_norm`` and ``k_norm``."""
+    qwen2.check_windows(parts)
+    return llama.assemble(parts, llama.options(parts)._replace(qk_norm=True))
