@@ -1,7 +1,8 @@
 """Real training steps, recorded: the truth that the walk is compared with.
 
 ``golden/totals.json`` has torch's counters of whole jobs, ``golden/events/*.json.xz`` every allocation (its bytes) and
-free (minus its bytes) of models cut to few layers, phase by phase.  ``passport`` says how they were recorded.
+free (minus its bytes) of models cut to few layers, phase by phase.  ``passport`` says how they were recorded; what
+``record.py`` has recorded since stands in its own file with its counters and its versions.
 """
 
 import json
@@ -30,15 +31,25 @@ def events(name: str) -> dict[str, Any]:
     return recorded
 
 
-def job_of(recorded: dict[str, Any], folder: Path) -> Job:
-    """The recorded job; a model that was cut to few layers is written to ``folder``."""
-    fields = recorded["job"]
-    if recorded["layers"] is None:
-        return make_job(fields)
-    config = {**find_model(fields["model"]).config, "num_hidden_layers": recorded["layers"]}
+TOTALS |= {name: events(name) for name in EVENTS if name not in TOTALS}
+
+
+def model_of(recorded: dict[str, Any], folder: Path) -> str:
+    """The model of a recording: its name, or where its config was changed a folder with that config."""
+    changes = {**recorded.get("config", {})}
+    if recorded.get("layers") is not None:
+        changes["num_hidden_layers"] = recorded["layers"]
+    name: str = recorded["job"]["model"]
+    if not changes:
+        return name
     path = folder / "config.json"
-    path.write_text(json.dumps(config))
-    return make_job({**fields, "model": str(path)})
+    path.write_text(json.dumps({**find_model(name).config, **changes}))
+    return str(path)
+
+
+def job_of(recorded: dict[str, Any], folder: Path) -> Job:
+    """The recorded job; a model whose config was changed is written to ``folder``."""
+    return make_job({**recorded["job"], "model": model_of(recorded, folder)})
 
 
 def gpu_of(recorded: dict[str, Any]) -> Gpu:

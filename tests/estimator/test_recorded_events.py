@@ -15,7 +15,7 @@ SMALLEST = 40_000
 
 STAGES = {
     "load": ("load",),
-    "prepare": ("kbit", "lora", "trainer_init"),
+    "prepare": ("kbit", "lora", "trainer_init", "prepare"),
     "forward": ("fetch", "forward"),
     "backward": ("backward", "scalars"),
     "optimizer step": ("clip", "optimizer", "zero_grad"),
