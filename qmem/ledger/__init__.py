@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from qmem.ledger.kinds import HEADINGS, WATERLINES, Kind, Waterline
 from qmem.ledger.ledger import (
     SCHEMA_VERSION,
+    Doubt,
     Ended,
     Instrument,
     Interval,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from qmem.ledger.comparison import Comparison, compare
 
 __all__ = [
-    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Ended", "Instrument", "Interval", "Item", "Kind",
+    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Doubt", "Ended", "Instrument", "Interval", "Item", "Kind",
     "Label", "Ledger", "Mark", "Moment", "Parameters", "Peak", "Phase", "Reading", "Space", "State", "Trace",
     "Waterline", "compare", "from_json", "to_json",
 ]  # fmt: skip

@@ -86,14 +86,25 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     counter: str
 
 
+class Doubt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How far an estimate may be off: where the measured number lies, if jobs like it were checked, and why."""
+
+    because: str
+    allocated_bytes: Interval | None = None
+
+
 class Peak(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The fullest moment of the training steps, at each waterline that the instrument can tell."""
+    """The fullest moment of the training steps, at each waterline that the instrument can tell.
+
+    ``doubt`` is an estimate's; a measured number has none.
+    """
 
     moment: Moment
     requested_bytes: int
     allocated_bytes: int
     reserved_bytes: int | None = None
     device_bytes: Interval | None = None
+    doubt: Doubt | None = None
 
 
 class Parameters(msgspec.Struct, frozen=True):

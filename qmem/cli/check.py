@@ -1,0 +1,121 @@
+"""``qmem check [NAME...]``: the scenarios of the project against their baselines and budgets."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qmem.cli.command import VerbCommand, json_option
+from qmem.cli.streams import result_console, write_file, write_note, write_result
+from qmem.errors import EXIT_CANNOT, EXIT_FINDING, EXIT_OK, EXIT_USAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qmem.gate import Scenario, Scenarios, Verdict
+    from qmem.gate.running import Measured
+
+FORMATS = ("table", "json", "markdown", "github", "junit", "benchmark")
+
+
+def check(names: tuple[str, ...], **given: Any) -> int:
+    """Measure, compare, print; the exit code is the worst that was found."""
+    from pathlib import Path
+
+    from qmem.gate.scenario import read_scenarios
+
+    scenarios = read_scenarios(Path.cwd())
+    chosen = scenarios.chosen(names)
+    verdicts = [_judged(scenarios, measured) for measured in measure_all(scenarios, chosen, given["workers"])]
+    form = "json" if given["as_json"] else given["form"]
+    _put(rendered(verdicts, form, strict=given["strict"]), given["output"])
+    return exit_code(verdicts, strict=given["strict"])
+
+
+def measure_all(scenarios: "Scenarios", chosen: "Sequence[Scenario]", workers: int | None) -> "list[Measured]":
+    """Run the scenarios, with a line of progress where somebody watches."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from qmem.gate.running import run_scenarios, workers_that_fit
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    found = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("scenarios", total=len(chosen))
+
+        def began(scenario: "Scenario") -> None:
+            progress.update(task, description=scenario.name)
+
+        n_workers = workers or workers_that_fit(chosen)
+        for measured in run_scenarios(chosen, scenarios.folder, workers=n_workers, began=began):
+            progress.advance(task)
+            found.append(measured)
+    return found
+
+
+def _judged(scenarios: "Scenarios", measured: "Measured") -> "Verdict":
+    from qmem.gate.baseline import read_baseline
+    from qmem.gate.judging import judge, not_measured
+
+    if measured.ledger is None:
+        assert measured.error is not None, "one of the two is there"
+        return not_measured(measured.scenario, measured.error)
+    return judge(measured.scenario, measured.ledger, read_baseline(scenarios.folder, measured.scenario.name))
+
+
+def exit_code(verdicts: "Sequence[Verdict]", *, strict: bool) -> int:
+    """2 goes before 1 before 3: an error in a scenario, a finding, nothing to compare with."""
+    codes = {code_of(verdict, strict=strict) for verdict in verdicts}
+    return next((code for code in (EXIT_USAGE, EXIT_FINDING, EXIT_CANNOT) if code in codes), EXIT_OK)
+
+
+def code_of(verdict: "Verdict", *, strict: bool) -> int:
+    """What one verdict means for the process."""
+    if verdict.outcome == "stale":
+        return EXIT_FINDING if strict else EXIT_OK
+    codes = {"grown": EXIT_FINDING, "over budget": EXIT_FINDING, "out of memory": EXIT_FINDING, "wrong": EXIT_USAGE}
+    missing = {"not comparable": EXIT_CANNOT, "no baseline": EXIT_CANNOT, "not measured": EXIT_CANNOT}
+    return {**codes, **missing}.get(verdict.outcome, EXIT_OK)
+
+
+def rendered(verdicts: "Sequence[Verdict]", form: str, *, strict: bool) -> str:
+    """The verdicts in one of the forms."""
+    if form == "table":
+        from qmem.report.gate_table import render_verdicts
+
+        console = result_console()
+        with console.capture() as captured:
+            render_verdicts(console, verdicts)
+        return captured.get()
+    from qmem.report import gate_formats
+
+    failing = [verdict.scenario for verdict in verdicts if code_of(verdict, strict=strict) != EXIT_OK]
+    return gate_formats.FORMATS[form](verdicts, failing)
+
+
+def _put(text: str, output: str | None) -> None:
+    if output is None:
+        write_result(text)
+    else:
+        write_file(output, text.encode())
+        write_note(f"written to {output}")
+
+
+command = VerbCommand(
+    "check",
+    callback=check,
+    params=[
+        click.Argument(["names"], metavar="[NAME]...", nargs=-1),
+        click.Option(["--strict"], is_flag=True, help="Fail where memory fell, too: the baseline is stale."),
+        click.Option(["--workers"], type=click.IntRange(1), help="Runs at once; as many as host memory allows."),
+        click.Option(
+            ["--format", "form"], type=click.Choice(FORMATS), default="table", show_default=True,
+            help="How the result is printed.",
+        ),
+        json_option(),
+        click.Option(["-o", "--output"], metavar="FILE", help="Write the result to a file."),
+    ],
+    help="Measure the scenarios of this project and compare them with their baselines and budgets.\n\n"
+    "Scenarios stand in pyproject.toml as [tool.qmem.scenarios.NAME], or in qmem.toml as [scenarios.NAME].",
+    epilog="Example: qmem check --format github",
+)  # fmt: skip

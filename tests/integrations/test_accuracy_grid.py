@@ -1,0 +1,148 @@
+"""The committed grid: its jobs, what they measured, and how far the estimate of today is off."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmem.catalogue import find_model
+from qmem.catalogue.checked import Checked, checked
+from qmem.errors import UsageError
+from qmem.integrations.accuracy import writing
+from qmem.integrations.accuracy.__main__ import scored
+from qmem.integrations.accuracy.grid import Refused, read_grid, read_measured, store_measured
+from qmem.integrations.accuracy.scoring import middle
+from qmem.ledger import Ledger
+
+ROOT = Path(__file__).parents[2]
+MEASURED = ROOT / "reports" / "accuracy" / "measured"
+EXPERTS = ("moe", "mixtral", "gpt_oss")
+
+# What the estimate must hold on the grid: medians and worst errors as shares of the measured peak.
+CLEAN = {
+    "allocated": (0.0005, 0.01),
+    "reserved": (0.005, 0.04),
+    "grain": (0.005, 0.02),
+}
+ASSUMED = {"allocated": (0.01, 0.05)}
+MOST_TAINTED = 0.05
+SAME_PHASE = 0.98
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return read_grid()
+
+
+@pytest.fixture(scope="module")
+def table(entries):
+    return scored(entries, MEASURED)
+
+
+def test_the_grid_covers_what_people_run(entries):
+    jobs = [entry.job for entry in entries]
+    families = [find_model(job.model).config["model_type"] for job in jobs]
+    assert len(jobs) >= 90
+    assert len({job.model for job in jobs}) >= 12
+    assert sum(any(word in family for word in EXPERTS) for family in families) >= 12
+    assert {job.method for job in jobs} == {"qlora", "lora", "full"}
+    assert {job.stack for job in jobs} == {"hf", "trl", "plain"}
+    assert {job.attention for job in jobs} == {"sdpa", "eager"}
+    assert {job.checkpointing for job in jobs} == {True, False}
+    assert {job.expandable_segments for job in jobs} == {True, False}
+    assert {job.double_quant for job in jobs} == {True, False}
+    assert {job.amp for job in jobs} >= {True, False}
+    assert len({job.optimizer for job in jobs}) >= 6
+    for field, least, most in (("rank", 4, 128), ("batch", 1, 16), ("seq", 256, 16384)):
+        values = [getattr(job, field) for job in jobs]
+        assert (min(values), max(values)) == (least, most)
+
+
+def test_every_job_of_the_grid_is_measured(entries):
+    measured = {entry.name: read_measured(MEASURED, entry.name) for entry in entries}
+    assert [name for name, found in measured.items() if not isinstance(found, Ledger)] == []
+    stored = {path.name.removesuffix(".json.xz") for path in MEASURED.glob("*.json.xz")}
+    assert stored == set(measured)
+    assert {found.instrument for found in measured.values()} == {"phantom profile"}
+
+
+def test_what_was_measured_is_the_job_of_the_grid(entries):
+    for entry in entries:
+        measured = read_measured(MEASURED, entry.name)
+        assert isinstance(measured, Ledger)
+        assert measured.job == entry.job
+
+
+@pytest.mark.parametrize(("state", "bounds"), [("clean", CLEAN), ("assumed", ASSUMED)])
+def test_the_estimate_is_as_near_as_it_says(table, state, bounds):
+    rows = [row for row in table[0] if row.state == state]
+    assert rows
+    for field, (median, worst) in bounds.items():
+        errors = {row.name: getattr(row, field) for row in rows}
+        assert middle(errors.values()) <= median, field
+        assert {name: error for name, error in errors.items() if abs(error) > worst} == {}, field
+
+
+def test_resident_memory_is_exact(table):
+    trusted = [row for row in table[0] if row.state != "tainted"]
+    assert {row.name: row.residents for row in trusted if row.residents} == {}
+    assert {row.name: (row.loaded, row.prepared, row.paged) for row in trusted if row.loaded or row.prepared} == {}
+
+
+def test_the_peak_is_in_the_phase_where_it_is_measured(table):
+    trusted = [row for row in table[0] if row.state != "tainted"]
+    assert sum(row.same_phase for row in trusted) >= SAME_PHASE * len(trusted)
+
+
+def test_few_jobs_are_tainted_and_all_are_listed(entries, table):
+    rows, listed, _ = table
+    assert sum(row.state == "tainted" for row in rows) <= MOST_TAINTED * len(entries)
+    assert len(rows) + len(listed) == len(entries)
+
+
+def test_the_report_is_current(table):
+    assert (ROOT / "reports" / "accuracy.md").read_text() == writing.report(*table)
+
+
+def test_no_error_has_grown(table):
+    committed = json.loads((ROOT / "reports" / "accuracy" / "errors.json").read_text())
+    grown = {
+        (name, measure): (committed[name][measure], error)
+        for name, errors in writing.errors(table[0]).items()
+        for measure, error in errors.items()
+        if abs(error) > abs(committed[name][measure])
+    }
+    assert grown == {}
+
+
+def test_the_doubt_of_the_estimate_is_that_of_the_grid(table):
+    assert checked() == msgspec.convert(msgspec.to_builtins(writing.checked(table[0])), Checked)
+
+
+def test_what_is_stored_is_read_back(tmp_path):
+    store_measured(tmp_path, "one", Refused("because"))
+    assert read_measured(tmp_path, "one") == Refused("because")
+    assert read_measured(tmp_path, "two") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json.xz"]
+
+
+def test_a_damaged_measurement_is_named(tmp_path):
+    (tmp_path / "one.json.xz").write_bytes(b"\xfd7zXZ cut")
+    with pytest.raises(UsageError, match=r"one\.json\.xz is damaged"):
+        read_measured(tmp_path, "one")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"a": {"gpu": "l4"}}', '{"a": {"job": {"model": "x", "rang": 8}, "gpu": "l4"}}']
+)
+def test_what_is_no_grid_is_refused(tmp_path, text):
+    path = tmp_path / "grid.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is not a grid"):
+        read_grid(path)
+
+
+def test_the_grid_is_written_one_job_a_line():
+    text = (ROOT / "qmem" / "integrations" / "accuracy" / "grid.json").read_text()
+    assert len(text.splitlines()) == len(json.loads(text)) + 2
