@@ -115,12 +115,7 @@ class CachingAllocator:
             block = front
         block.state = IN_USE
         block.requested = n_bytes
-        self._live[handle] = block
-        self.requested_bytes += n_bytes
-        self.allocated_bytes += block.size
-        if self.allocated_bytes > self.peak_allocated_bytes:
-            self.peak_allocated_bytes = self.allocated_bytes
-            self.peak_allocated_handle = handle
+        self.hold(handle, block)
         return block.size
 
     def free(self, handle: int) -> None:
@@ -139,6 +134,20 @@ class CachingAllocator:
         if block.previous is not None or block.next is not None:
             pool.merge(block)
         pool.add(block)
+
+    def pool(self, stream: int, *, small: bool) -> Pool:
+        """Where a stream's free blocks for small, or large, requests lie."""
+        pools = self._small if small else self._large
+        return pools.get(stream) or self._new_pool(pools, stream)
+
+    def hold(self, handle: int, block: Block) -> None:
+        """Count a block that is in use, and lies in a segment of this machine, as what the handle holds."""
+        self._live[handle] = block
+        self.requested_bytes += block.requested
+        self.allocated_bytes += block.size
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
+            self.peak_allocated_handle = handle
 
     def empty_cache(self) -> None:
         """Give back all segments that are wholly free, and all free pages (``torch.cuda.empty_cache``)."""

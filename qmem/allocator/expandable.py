@@ -46,6 +46,11 @@ def whole_pages(block: Block) -> tuple[int, int]:
     return block.range_start + -(-start // page) * page, block.range_start + (start + block.size) // page * page
 
 
+def range_bytes(device: Device, pool: Pool) -> int:
+    """The address space of one expandable segment: nine eighths of the device's memory, in whole pages."""
+    return -(-(device.total + device.total // 8) // pool.page) * pool.page
+
+
 def _lowest_place(pool: Pool, n: int) -> Block | None:
     """The first free block, by address, with which a run of free blocks of ``n`` bytes begins."""
     for unmapped in pool.unmapped:
@@ -61,8 +66,8 @@ def _lowest_place(pool: Pool, n: int) -> Block | None:
 
 
 def _new_range(device: Device, pool: Pool) -> Block:
-    """Address space for nine eighths of the device's memory, in whole pages."""
-    size = -(-(device.total + device.total // 8) // pool.page) * pool.page
+    """A new expandable segment, nothing of it backed by memory."""
+    size = range_bytes(device, pool)
     address = device.new_addresses(size)
     block = Block(address, size, pool, UNMAPPED, range_start=address)
     insort(pool.unmapped, block, key=_BY_ADDRESS)

@@ -87,10 +87,10 @@ def rendered(verdicts: "Sequence[Verdict]", form: str, *, strict: bool) -> str:
         with console.capture() as captured:
             render_verdicts(console, verdicts)
         return captured.get()
-    from qmem.report import gate_formats
+    from qmem.report.gate_formats import FORMATS as WRITERS
 
     failing = [verdict.scenario for verdict in verdicts if code_of(verdict, strict=strict) != EXIT_OK]
-    return gate_formats.FORMATS[form](verdicts, failing)
+    return WRITERS[form](verdicts, failing)
 
 
 def _put(text: str, output: str | None) -> None:
