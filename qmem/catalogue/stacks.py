@@ -21,18 +21,88 @@ class Fact(msgspec.Struct, frozen=True):
     source: str
 
 
+class Older(msgspec.Struct, frozen=True):
+    """Where the program of older libraries differs from the newest one, beside the facts that can be set.
+
+    Attributes:
+        repeats_heads: sdpa gets keys and values at all heads, and queries, keys and values as contiguous copies
+            (transformers 4.48.1 ``integrations/sdpa_attention.py``).
+        shifts_logits: the loss copies the logits without the last position; the newest pads the labels instead
+            (transformers 4.48.1 ``loss/loss_utils.py``).
+        always_dequantizes: no fused 4-bit product; the absmax is shifted in place and dies with the dequantizing
+            (bitsandbytes 0.43.3 ``autograd/_functions.py`` ``MatMul4Bit``, ``functional.py`` ``dequantize_4bit``).
+        computes_in_input_dtype: a 4-bit linear computes in the dtype of its first input, unless that is fp16
+            (bitsandbytes 0.43.3 ``nn/modules.py`` ``Linear4bit.set_compute_type``).
+        rotates_by_cublas: the product of the rotary frequencies goes through cuBLAS (torch 2.4.1); the newest has a
+            kernel of its own for a single column.
+        slices_whole: ``x[:]`` is a slice like any other, whose backward makes zeros (torch 2.4.1); the newest hands
+            out an alias (``TensorIndexing.h``, ``applySlice``).
+        centres_in_place: quantizing takes the mean off the absmax in place (bitsandbytes 0.43.3 ``quantize_4bit``).
+        shares_nested_map: one table serves the nested states of all weights (``quantize_blockwise``).
+        one_rotary_buffer: ``original_inv_freq`` is no buffer (transformers 4.48.1).
+        looks_at_mask_once: a mask that came with the batch is compared with 1 and dropped; packed sequences are not
+            looked for (transformers 4.48.1 ``modeling_attn_mask_utils.py`` ``_ignore_causal_mask_sdpa``).
+        counts_on_host: the Trainer reads the number of labelled tokens from the device, of all labels, and keeps no
+            tensor of it (transformers 4.48.1 ``trainer.py`` ``get_batch_samples``).
+        flash_state_on_host: the flash kernel's random state is on the host without dropout (torch 2.4.1
+            ``flash_api.cpp``).
+        lt_workspace: a product with a bias has a workspace of cuBLASLt (torch 2.4.1 ``CUDABlas.cpp``).
+        adapters_follow_storage: peft makes adapters in the dtype that a packed weight is stored as, where that is a
+            floating one, else in fp32 (peft 0.13.2 ``_move_adapter_to_device_of_base_layer``).
+        keeps_cache: the k-bit preparation does not empty the allocator's cache (peft 0.13.2 ``utils/other.py``).
+        decays_most_norms: the Trainer knows norms by their class alone, and of the families that are walked only that
+            of Llama (transformers 4.48.1 ``trainer.py`` ``get_decay_parameter_names``, ``ALL_LAYERNORM_LAYERS``).
+        state_block: elements that share one absmax of an 8-bit optimizer state, where not as in the newest
+            (bitsandbytes 0.43.3 ``optim/optimizer.py``).
+    """
+
+    repeats_heads: bool = False
+    shifts_logits: bool = False
+    always_dequantizes: bool = False
+    computes_in_input_dtype: bool = False
+    rotates_by_cublas: bool = False
+    slices_whole: bool = False
+    centres_in_place: bool = False
+    shares_nested_map: bool = False
+    one_rotary_buffer: bool = False
+    looks_at_mask_once: bool = False
+    counts_on_host: bool = False
+    flash_state_on_host: bool = False
+    lt_workspace: bool = False
+    adapters_follow_storage: bool = False
+    keeps_cache: bool = False
+    decays_most_norms: bool = False
+    state_block: int | None = None
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Older versions of a stack's libraries, what differs there, and where the versions and facts were read."""
+
+    versions: dict[str, str]
+    facts: dict[str, str]
+    program: Older
+    source: str
+
+
 class Stack(msgspec.Struct, frozen=True):
-    """A stack: its versions, as they were checked, and its facts."""
+    """A stack: its versions, as they were checked, and its facts.
+
+    ``fixed`` are the facts that it cannot run otherwise; ``not_quantized`` are those that differ where the base is not
+    quantized; ``older`` are other versions that it is known with.
+    """
 
     title: str
     versions: dict[str, str]
     facts: dict[str, str]
+    fixed: tuple[str, ...] = ()
+    not_quantized: dict[str, str] = {}
+    older: tuple[Release, ...] = ()
+    program: Older = Older()
 
 
 class _Catalogue(msgspec.Struct, frozen=True):
     facts: dict[str, Fact]
     stacks: dict[str, Stack]
-    not_built: dict[str, str]
 
 
 class StackFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +120,10 @@ class StackFacts(msgspec.Struct, frozen=True, kw_only=True):
     clip_gradients: bool
     trainer_loop: bool
     token_mean: bool
+    attention_mask: bool
+    fused_head: bool
+    sft_cast: bool
+    older: Older = Older()
 
 
 def stack_names() -> tuple[str, ...]:
@@ -67,12 +141,13 @@ def resolve_stack(job: Job) -> StackFacts:
 
     Raises:
         UsageError: an unknown stack, fact or value, or facts that contradict the job.
-        UnsupportedError: a stack or a version that is not built yet.
+        UnsupportedError: a version that is not built yet, or a fact that the stack cannot run.
     """
-    name, _, versions = job.stack.partition("@")
-    stack = _named(name)
-    _check_versions(name, stack, versions)
-    chosen = {**stack.facts, **_checked(job.facts)}
+    name = job.stack.partition("@")[0]
+    stack = _released(name, _named(name), named_versions(job))
+    defaults = stack.facts if job.effective_quant != "none" else {**stack.facts, **stack.not_quantized}
+    chosen = {**defaults, **_checked(job.facts)}
+    _check_fixed(name, stack, defaults, chosen)
     if job.amp is not None:
         chosen["autocast"] = _agreed("autocast", job, "amp", "yes" if job.amp else "no")
     if job.adapter_dtype is not None:
@@ -81,8 +156,9 @@ def resolve_stack(job: Job) -> StackFacts:
     if job.effective_quant == "none" or chosen["kbit_preparation"] == "no":
         # The preparation is for quantized bases; without it nothing is cast.
         chosen.update(kbit_preparation="no", cast_norms="no", cast_embeddings="no")
-    typed = {fact: value if fact == "adapter_dtype" else value in ("yes", "fp32") for fact, value in chosen.items()}
-    return msgspec.convert({"name": job.stack, "title": stack.title, "versions": stack.versions, **typed}, StackFacts)
+    typed = {fact: value if fact == "adapter_dtype" else value != "no" for fact, value in chosen.items()}
+    named = {"name": job.stack, "title": stack.title, "versions": stack.versions, "older": stack.program}
+    return msgspec.convert({**named, **typed}, StackFacts)
 
 
 def facts_in_force(facts: StackFacts) -> dict[str, str]:
@@ -93,14 +169,11 @@ def facts_in_force(facts: StackFacts) -> dict[str, str]:
 def _word(name: str, value: bool | str) -> str:
     if isinstance(value, str):
         return value
-    positive = "fp32" if name.startswith("cast_") else "yes"
-    return positive if value else "no"
+    return _catalogue().facts[name].values[0] if value else "no"
 
 
 def _named(name: str) -> Stack:
     catalogue = _catalogue()
-    if name in catalogue.not_built:
-        raise UnsupportedError(f"the stack {name} ({catalogue.not_built[name]}) is not built yet", hint=_known_stacks())
     if name not in catalogue.stacks:
         raise UsageError(f"there is no stack {name!r}", hint=_known_stacks())
     return catalogue.stacks[name]
@@ -110,20 +183,44 @@ def _known_stacks() -> str:
     return f"use one of {', '.join(stack_names())}"
 
 
-def _check_versions(name: str, stack: Stack, versions: str) -> None:
-    """``hf@transformers=5.23.0``: a stack is walked for the versions it was checked against only."""
-    for pair in filter(None, versions.split(",")):
-        library, equals, version = pair.partition("=")
-        if not equals or library not in stack.versions:
+def named_versions(job: Job) -> dict[str, str]:
+    """The versions that the job's stack names: ``{"transformers": "4.48.1"}`` for ``hf@transformers=4.48.1``.
+
+    Raises:
+        UsageError: a library without a version, or one that the stack does not have.
+    """
+    name, _, text = job.stack.partition("@")
+    known, named = _named(name).versions, {}
+    for pair in filter(None, text.split(",")):
+        library, _, version = pair.partition("=")
+        if library not in known:
             raise UsageError(
                 f"{pair!r} names no library of the stack {name}",
-                hint=f"write {name}@LIBRARY=VERSION with one of {', '.join(stack.versions)}",
+                hint=f"write {name}@LIBRARY=VERSION with one of {', '.join(known)}",
             )
-        if version != stack.versions[library]:
-            raise UnsupportedError(
-                f"the stack {name} is modelled for {library} {stack.versions[library]}, not yet for {version}",
-                hint=f"use --stack {name}, and --set for the facts that differ",
-            )
+        if not version:
+            raise UsageError(f"{pair!r} names no version", hint=f"write {name}@{library}={known[library]}")
+        named[library] = version
+    return named
+
+
+def _released(name: str, stack: Stack, named: dict[str, str]) -> Stack:
+    """The stack with the newest of its sets of versions that has all those that are named."""
+    releases = (Release(stack.versions, {}, Older(), ""), *stack.older)
+    for release in releases:
+        if named.items() <= release.versions.items():
+            return stack if release is releases[0] else _with_release(stack, release)
+    asked = " with ".join(f"{library} {version}" for library, version in named.items())
+    known = "; or ".join(", ".join(f"{library} {one.versions[library]}" for library in named) for one in releases)
+    raise UnsupportedError(
+        f"the stack {name} is not known with {asked}; it is with {known}",
+        hint=f"use --stack {name}, and --set for the facts that differ",
+    )
+
+
+def _with_release(stack: Stack, release: Release) -> Stack:
+    facts = {**stack.facts, **release.facts}
+    return msgspec.structs.replace(stack, versions=release.versions, facts=facts, program=release.program)
 
 
 def _checked(facts: dict[str, str]) -> dict[str, str]:
@@ -134,6 +231,12 @@ def _checked(facts: dict[str, str]) -> dict[str, str]:
         if value not in known[name].values:
             raise UsageError(f"the fact {name} is {value!r}, but must be one of {', '.join(known[name].values)}")
     return facts
+
+
+def _check_fixed(name: str, stack: Stack, defaults: dict[str, str], chosen: dict[str, str]) -> None:
+    for fact in stack.fixed:
+        if chosen[fact] != defaults[fact]:
+            raise UnsupportedError(f"the stack {name} cannot run {fact}={chosen[fact]}", hint=f"leave {fact} out")
 
 
 def _agreed(fact: str, job: Job, field: str, value: str) -> str:

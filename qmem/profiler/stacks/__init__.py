@@ -9,6 +9,7 @@ from qmem.job import Job
 from qmem.profiler.meter import Meter
 from qmem.profiler.stacks.hf import run_hf
 from qmem.profiler.stacks.plain import run_plain
+from qmem.profiler.stacks.trl import run_trl
 
 
 class Run(NamedTuple):
@@ -30,7 +31,7 @@ class Run(NamedTuple):
     declare: Callable[[Any, str], None]
 
 
-STACKS: tuple[tuple[str, Callable[[Any], None]], ...] = (("hf", run_hf), ("plain", run_plain))
+STACKS: tuple[tuple[str, Callable[[Any], None]], ...] = (("hf", run_hf), ("trl", run_trl), ("plain", run_plain))
 
 
 def run_stack(run: Run) -> None:

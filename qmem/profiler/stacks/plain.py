@@ -1,6 +1,7 @@
 """A bare training function: forward, backward, step; called once a step, so that its locals go when it returns.
 
-The ids are the labels too, no attention mask is passed, and gradients are set to none.
+The ids are the labels too, an attention mask is passed only where the job says so (``attention_mask``), and gradients
+are set to none.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,15 @@ def run_plain(run: "Run") -> None:
 
 
 def _training_step(run: "Run", optimizer: Any, step: int) -> None:
+    import torch  # noqa: PLC0415
+
     job, meter = run.job, run.meter
     for micro_step in range(1, job.grad_accum + 1):
         meter.enter("forward", step, micro_step)
         input_ids = random_ids(job.batch, job.seq, run.architecture.vocab_size).to("cuda")
+        mask = {"attention_mask": torch.ones_like(input_ids)} if run.facts.attention_mask else {}
         with _autocast(run):
-            loss = run.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+            loss = run.model(input_ids=input_ids, labels=input_ids, use_cache=False, **mask).loss
         meter.enter("backward")
         if job.grad_accum > 1:
             loss = loss / job.grad_accum
