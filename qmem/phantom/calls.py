@@ -34,6 +34,14 @@ HANDS_OUT_ADDRESS = frozenset({"data_ptr", "untyped_storage", "storage", "__dlpa
 """With them a tensor can be written by code that torch does not see: Triton's kernels, bitsandbytes' library."""
 
 
+def _histogram(values: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """``torch.histc``, which counts whole numbers on the device only."""
+    return torch.histc(values.double(), *args, **kwargs).to(values.dtype)
+
+
+ON_HOST: dict[str, Callable[..., Any]] = {"histc": _histogram}
+"""Functions that the host has in another form than the device."""
+
 without_modes: Any = torch._C.DisableTorchFunction  # noqa: SLF001 - without annotations, and without a public name
 """Inside it torch's functions are themselves again."""
 
@@ -53,7 +61,7 @@ class Call(NamedTuple):
 
     def run_on_host(self) -> Any:
         """The same call over the host's view of the phantom's tensors."""
-        func = torch.Tensor.clone if self.name == "cuda" else self.func
+        func = torch.Tensor.clone if self.name == "cuda" else ON_HOST.get(self.name, self.func)
         args = self.args[:1] if self.name == "cuda" else self.args
         host_args = [_to_host(arg, device_first=self.name == "to" and i == 1) for i, arg in enumerate(args)]
         host_kwargs = {key: _to_host(value, device_first=key == "device") for key, value in self.kwargs.items()}

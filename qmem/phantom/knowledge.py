@@ -25,6 +25,7 @@ MOST_OTHERS = 64
 
 
 _weak_reference: Any = StorageWeakRef  # without annotations in torch
+_is_wrapped: Any = torch._C._functorch.is_functorch_wrapped_tensor  # noqa: SLF001 - torch has no public name for it
 
 
 class Known(NamedTuple):
@@ -97,8 +98,11 @@ def version(tensor: torch.Tensor) -> int:
 
 
 def is_small(tensor: torch.Tensor) -> bool:
-    """Whether a tensor on the phantom is of the kind whose values are computed."""
-    if not tensor.is_cuda or tensor.layout is not torch.strided:
+    """Whether a tensor on the phantom is of the kind whose values are computed.
+
+    Inside ``torch.vmap`` and its like tensors are wrapped and have no storage of their own: those are not followed.
+    """
+    if not tensor.is_cuda or tensor.layout is not torch.strided or _is_wrapped(tensor):
         return False
     return tensor.numel() <= (MOST_WHOLE_NUMBERS if tensor.dtype in WHOLE_NUMBERS else MOST_OTHERS)
 

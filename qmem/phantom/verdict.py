@@ -2,6 +2,8 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -32,9 +34,13 @@ class Consumer(NamedTuple):
     what: str
 
 
-LOGGED: tuple[Consumer, ...] = (Consumer("trl/trainer/sft_trainer.py", "compute_loss", "entropy and token accuracy"),)
+LOGGED: tuple[Consumer, ...] = (
+    Consumer("trl/trainer/sft_trainer.py", "compute_loss", "entropy and token accuracy"),
+    Consumer("bitsandbytes/functional.py", "as_dict", "the offset of a quantization state, as text of a checkpoint"),
+)
 """Consumers whose unknown reads of one number are harmless.  trl 1.16 was read: every other read there is of labels and
-masks, which are known."""
+masks, which are known.  bitsandbytes 0.43 and 0.50 pack the offset into a text on the host (``from_pretrained`` of
+transformers 4.48 asks a quantized model for its state)."""
 
 ONE_NUMBER = 8
 """Bytes of the longest number."""
@@ -71,6 +77,7 @@ class Verdict:
     def __init__(self, logged: tuple[Consumer, ...] = LOGGED) -> None:
         self.reads: list[Read] = []
         self.declared: list[str] = []
+        self.zeros: list[str] = []
         self._logged = logged
         self.knowledge = Knowledge()
 
@@ -105,6 +112,19 @@ class Verdict:
         """
         self._put(tensor, values, why, assumed=True)
 
+    @contextmanager
+    def assuming_zeros(self, why: str) -> Iterator[None]:
+        """Every unknown value that is read in this block is nothing, by the named assumption."""
+        self.zeros.append(why)
+        try:
+            yield
+        finally:
+            self.zeros.pop()
+
+    def can_follow(self, tensor: torch.Tensor) -> bool:
+        """Whether values can be declared or assumed of ``tensor``: it is on the phantom, small, and a whole storage."""
+        return is_small(tensor) and fills_its_storage(tensor)
+
     def record(self, kernel: str, n_bytes: int, standing: Standing | None) -> None:
         """Judge a read; without a standing its values are unknown."""
         line = asking_line()
@@ -114,6 +134,8 @@ class Verdict:
     def _judged(self, n_bytes: int, standing: Standing | None, line: "Line") -> tuple[str, State]:
         if standing is not None:
             return standing.why, "assumed" if standing.assumed else "clean"
+        if self.zeros:
+            return self.zeros[-1], "assumed"
         if self.declared:
             return f"declared: {self.declared[-1]}", "clean"
         for consumer in self._logged:
@@ -123,7 +145,7 @@ class Verdict:
 
     def _put(self, tensor: torch.Tensor, values: torch.Tensor, why: str, *, assumed: bool) -> None:
         with without_modes(), torch.no_grad():
-            if not is_small(tensor) or not fills_its_storage(tensor):
+            if not self.can_follow(tensor):
                 raise UsageError(f"a tensor of {tuple(tensor.shape)} {tensor.dtype} on {tensor.device} is not followed")
             on_host(tensor.detach()).copy_(values)
             self.knowledge.learn(tensor, why, assumed=assumed)

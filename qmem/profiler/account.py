@@ -11,14 +11,15 @@ from qmem.ledger import Instrument, Interval, Item, Kind, Ledger, Moment, Parame
 from qmem.profiler import protocol
 from qmem.profiler.device import DRIVER_USED
 from qmem.profiler.matching import Match, high_waters, matches_of, next_tick, transients_of
-from qmem.profiler.passport import LIBRARIES
 from qmem.profiler.protocol import Counter, Request
-from qmem.profiler.sentences import Described, assumptions_of, noted, warnings_of
+from qmem.profiler.refusals import libraries_of
+from qmem.profiler.sentences import Described, assumptions_of, noted, unallocated, warnings_of
 from qmem.profiler.spans import Span, fullest, only, residents_of, spans_of
 from qmem.profiler.supervisor import Told
 
 COUNTER = "torch.cuda.memory_stats"
-RESIDENT = "managed resident, by subtraction"
+RESIDENT = "managed resident"
+SUBTRACTED = f"{RESIDENT}, by subtraction"
 UNNAMED_ARE_FEW = ("load", "prepare", "optimizer step")
 """Phases that leave nothing transient behind: what has no name at their closing is unexplained, traced or not."""
 
@@ -32,24 +33,27 @@ def ledger_of(described: Described, told: Told) -> Ledger:
     books.balance(spans, matches)
     started = only(told, protocol.Started)
     passport = started.passport if started else {}
+    libraries = libraries_of(described.request.job)
+    counters = _counters(described.request, told, spans)
+    subtracted = _error_of_subtraction(counters)
     return Ledger(
         instrument=_instrument(described.request),
         job=described.request.job,
         model=described.found.id,
         device=started.device if started else "",
         stack={"title": described.facts.title, **facts_in_force(described.facts)},
-        versions={library: passport[library] for library in LIBRARIES if library in passport},
+        versions={library: passport[library] for library in libraries if library in passport},
         parameters=_parameters(described, told),
         peak=_peak(spans, matches, described.request),
         paged_bytes=_paged_bytes(spans),
         items=tuple(books.items),
         readings=tuple(readings_of(spans, matches)),
-        assumptions=(*assumptions_of(described, matches), *noted(told, is_warning=False)),
+        assumptions=(*assumptions_of(described, told, matches), *subtracted, *noted(told, is_warning=False)),
         warnings=(*warnings_of(described, told, spans, matches), *noted(told, is_warning=True)),
-        passport={name: text for name, text in passport.items() if name not in LIBRARIES},
+        passport={name: text for name, text in passport.items() if name not in libraries},
         state=_state(told),
         ended=told.ended,
-        counters=_counters(described.request, told, spans),
+        counters=counters,
     )
 
 
@@ -147,17 +151,41 @@ def _state(told: Told) -> State:
 
 def _counters(request: Request, told: Told, spans: list[Span]) -> dict[str, int]:
     finished, started = only(told, protocol.Finished), only(told, protocol.Started)
-    # Where managed pages lie is not simulated.
+    # The context of a simulated card is a constant, and where managed pages lie is not simulated.
     context = started.passport.get("context bytes") if started and not request.phantom else None
-    resident = {RESIDENT: _resident_managed(spans[-1], int(context))} if context and _paged_bytes(spans) else {}
-    return {**spans[-1].closed.totals, **(finished.host if finished else {}), **resident}
+    resident = _resident(spans, int(context) if context else None)
+    ended = _shortage(spans[-1])
+    return {**spans[-1].closed.totals, **ended, **(finished.host if finished else {}), **resident}
 
 
-def _resident_managed(last: Span, context_bytes: int) -> int:
-    """Managed bytes on the GPU by subtraction: used by anyone, less torch's segments and the context at the start.
+def _shortage(last: Span) -> dict[str, int]:
+    """What torch asked for where memory ended, what the card had left, and what lay unused in torch's segments."""
+    shortage = last.closed.shortage
+    if shortage is None:
+        return {}
+    there = {"asked": shortage.asked, "free": shortage.free, "unallocated": unallocated(last)}
+    return {f"{what} where memory ended": n_bytes for what, n_bytes in there.items()}
 
-    It is off by what other programs and lazily loaded modules took since, and by pages of 2 MiB; a driver that can
-    tell (``cuMemGetLocationInfo``) is not asked yet.
-    """
-    used = last.closed.device.get(DRIVER_USED, 0)
-    return max(used - last.closed.reserved.current - context_bytes, 0)
+
+def _resident(spans: list[Span], context_bytes: int | None) -> dict[str, int]:
+    """Managed bytes on the GPU at the last closing: the driver's word, or what is left of the bytes used by anyone."""
+    last, paged = spans[-1].closed, _paged_bytes(spans)
+    if not paged:
+        return {}
+    if last.resident is not None:
+        return {RESIDENT: last.resident}
+    if context_bytes is None or DRIVER_USED not in last.device:
+        return {}
+    left = last.device[DRIVER_USED] - last.reserved.current - context_bytes
+    return {SUBTRACTED: min(max(left, 0), paged)}
+
+
+def _error_of_subtraction(counters: dict[str, int]) -> list[str]:
+    """A sentence where managed bytes were counted by subtraction."""
+    if SUBTRACTED not in counters:
+        return []
+    sentence = (
+        "resident managed bytes are what the device uses less torch's segments and the context at the start: off by "
+        "pages of 2 MiB, by modules loaded since, and by what other programs took or gave back"
+    )
+    return [sentence]

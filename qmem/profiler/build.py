@@ -7,7 +7,8 @@ made; none is ever on the host.  It knows shapes and classes, and nothing of ada
 from collections.abc import Callable
 from typing import Any
 
-from qmem.errors import UnsupportedError
+from qmem.architecture import auto_class
+from qmem.errors import UnavailableError, UnsupportedError
 from qmem.job import Job
 
 TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "uint8": "uint8"}
@@ -47,7 +48,7 @@ def build_on_device(job: Job, config: dict[str, Any], begun: Callable[[Any], Non
     model = _skeleton(job, config)
     quantizer = _quantizer(job)
     if quantizer is not None:
-        quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=None)
+        quantizer.preprocess_model(model=model, device_map=None)
     begun(model)
     _materialize(model, job)
     if quantizer is not None:
@@ -59,16 +60,51 @@ def build_on_device(job: Job, config: dict[str, Any], begun: Callable[[Any], Non
 def _skeleton(job: Job, config: dict[str, Any]) -> Any:
     """The model on the meta device: shapes without memory."""
     import torch  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoConfig  # noqa: PLC0415
 
-    fields = {name: value for name, value in config.items() if name not in NOT_FIELDS}
-    parsed = AutoConfig.for_model(config["model_type"], **fields)
+    parsed = AutoConfig.for_model(config["model_type"], **_fields(config))
+    if parsed.is_encoder_decoder and getattr(parsed, "decoder_start_token_id", None) is None:
+        # Which token stands first decides no size; T5's own is its padding.
+        parsed.decoder_start_token_id = parsed.pad_token_id
     dtype = {dtype_keyword(): torch_dtype(job.dtype)}
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            parsed, attn_implementation=job.attention, **dtype
-        )
+        model: Any = class_of(config["model_type"]).from_config(parsed, attn_implementation=job.attention, **dtype)
     return model.eval()
+
+
+def class_of(family: str) -> Any:
+    """The class of transformers that builds the family with the head that it is trained with."""
+    import transformers  # noqa: PLC0415
+
+    return getattr(transformers, auto_class(family))
+
+
+def check_attention(job: Job, config: dict[str, Any]) -> None:
+    """Raise where transformers does not build the family with the job's attention, in words of qmem's own.
+
+    Raises:
+        UnsupportedError: the family has no sdpa: Gemma-2 caps its scores, which sdpa cannot.
+        UnavailableError: flash-attn is not installed.
+    """
+    import transformers  # noqa: PLC0415
+    from transformers.utils.import_utils import is_flash_attn_2_available  # noqa: PLC0415
+
+    family = config["model_type"]
+    parsed = transformers.AutoConfig.for_model(family, **_fields(config))
+    model_class: Any = class_of(family)._model_mapping[type(parsed)]  # noqa: SLF001
+    if job.attention == "sdpa" and not model_class._supports_sdpa:  # noqa: SLF001 - there is no public way to ask
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} does not run {family} with sdpa", hint="use --attention eager"
+        )
+    if job.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise UnavailableError(
+            "flash_attention_2 needs the package flash-attn, which is not installed here or does not fit the GPU",
+            hint="use --attention sdpa, which runs the same kernel where no mask is passed",
+        )
+
+
+def _fields(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in NOT_FIELDS}
 
 
 NOT_FIELDS = ("model_type", "architectures", "torch_dtype", "dtype", "quantization_config", "auto_map",

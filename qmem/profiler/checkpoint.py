@@ -15,7 +15,7 @@ from typing import IO, Any
 from qmem.architecture import Parameter, describe
 from qmem.catalogue import dtype_bytes
 from qmem.job import Job
-from qmem.profiler.build import NOT_FIELDS, dtype_keyword, quantization_config, torch_dtype
+from qmem.profiler.build import NOT_FIELDS, class_of, dtype_keyword, quantization_config, torch_dtype
 
 SAFETENSORS_DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 SHARD_BYTES = 5 * 10**9
@@ -24,9 +24,10 @@ SHARD_BYTES = 5 * 10**9
 
 def load_checkpoint(job: Job, folder: str) -> Any:
     """The model of a local checkpoint on the current device, quantized as the job says."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import AutoConfig  # noqa: PLC0415
 
-    model = AutoModelForCausalLM.from_pretrained(
+    family = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    model = class_of(family).from_pretrained(
         folder,
         quantization_config=quantization_config(job),
         device_map={"": 0},

@@ -9,9 +9,11 @@ memory of a process is not told at all.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
+
+from qmem.profiler.residency import bytes_on_device
 
 DRIVER_USED = "mem_get_info"
 NVML_USED = "nvml used"
@@ -130,6 +132,12 @@ class DeviceCounters:
         if before is not None and after is not None:
             self.context_bytes = after - before
 
+    def resident(self, ranges: Iterable[tuple[int, int]]) -> int | None:
+        """How many bytes of managed ranges (address, size) lie on the GPU; absent where the driver cannot tell."""
+        import torch  # noqa: PLC0415
+
+        return bytes_on_device(ranges, torch.cuda.current_device())
+
     def read(self) -> dict[str, int]:
         """Every counter that answers, the driver's last: it is right on MIG too, where NVML may show the whole card."""
         found = {
@@ -153,16 +161,24 @@ def _text(name: str | bytes) -> str:
 
 
 def host_counters() -> dict[str, int]:
-    """The most host memory that this process held, and pinned bytes now, where torch counts them (2.6 and later)."""
-    import resource  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
+    """The most host memory that this process held, and pinned, where torch counts it (2.6 and later)."""
     import torch  # noqa: PLC0415
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    found = {"rss peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    found = _most_resident()
     if hasattr(torch.cuda, "host_memory_stats"):
         pinned = torch.cuda.host_memory_stats().get("allocated_bytes.peak")
         if pinned is not None:
             found["pinned peak"] = int(pinned)
     return found
+
+
+def _most_resident() -> dict[str, int]:
+    """The most host memory that this process held; Windows has no such count."""
+    import sys  # noqa: PLC0415
+
+    if sys.platform == "win32":
+        return {}
+    import resource  # noqa: PLC0415
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"rss peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

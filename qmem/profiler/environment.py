@@ -13,6 +13,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONSAFEPATH": "1",  # a folder that is called like a library is none, wherever qmem is called (3.11 and later)
 }
 
 

@@ -20,7 +20,7 @@ class HeadPlace(NamedTuple):
     def watch(self, see: Callable[[Any], None]) -> Any:
         """Have ``see`` called with the hidden states that the head is about to take; returns what removes that."""
         if self.fused:
-            return self.decoder.register_forward_hook(lambda _, __, output: see(output.last_hidden_state))
+            return self.decoder.register_forward_hook(lambda _, __, output: see(output[0]))
         return self.head.register_forward_pre_hook(lambda _, arguments: see(arguments[0]))
 
 

@@ -74,7 +74,10 @@ def _otherwise(phase: Phase, kind: Kind, node: str) -> str:
 
 
 def _read(frames: list[dict[str, Any]]) -> tuple[str, str, list[tuple[str, int, str]]]:
-    """The ATen operation, the autograd node, and the Python lines, innermost first."""
+    """The ATen operation, the autograd node that ran it, and the Python lines, innermost first.
+
+    A node outside of Python lines is one that a checkpoint's recomputation runs in: it says nothing of the allocation.
+    """
     operations: list[str] = []
     node = ""
     lines: list[tuple[str, int, str]] = []
@@ -86,7 +89,7 @@ def _read(frames: list[dict[str, Any]]) -> tuple[str, str, list[tuple[str, int, 
             return "workspace", "", lines
         elif not lines and (match := _OPERATION.match(name)):
             operations.append(match[1])
-        elif not node and (match := _NODE.match(name)):
+        elif not (node or lines) and (match := _NODE.match(name)):
             node = match[1]
     return _told(operations), node, lines
 

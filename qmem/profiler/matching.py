@@ -1,7 +1,7 @@
-"""Which phases of the clean steps the traced step can speak for, and what it says of them.
+"""Which phases of the clean steps the traced ones can speak for, and what they say of them.
 
-It speaks for a closing where as many blocks of the same sizes have no name, and for a high water that leaves as many
-bytes for what has none.
+Traced is one more step, or the same steps once more where memory ended.  A traced phase speaks for a closing where as
+many blocks of the same sizes have no name, and for a high water that leaves as many bytes for what has none.
 """
 
 from collections import Counter as Tally
@@ -12,7 +12,7 @@ from msgspec import structs
 
 from qmem.ledger import Item, Kind, Moment
 from qmem.profiler import protocol
-from qmem.profiler.protocol import Place, TracedPhase
+from qmem.profiler.protocol import Block, Place, TracedPhase
 from qmem.profiler.spans import Span, fullest, items_of, only
 from qmem.profiler.supervisor import Told
 
@@ -38,14 +38,15 @@ class Match(NamedTuple):
 def matches_of(told: Told, spans: list[Span], residents: list[Item]) -> list[Match]:
     """The clean phases that the traced step can speak for."""
     traced = only(told, protocol.Traced)
-    phases = {phase.place[1:]: phase for phase in traced.phases} if traced else {}
-    workspaces = only(told, protocol.Workspaces)
-    addresses = frozenset(workspaces.addresses) if workspaces else frozenset()
+    phases = traced.phases if traced else ()
+    same, alike = ({phase.place[first:]: phase for phase in phases} for first in (0, 1))
+    workspaces = _workspaces(told, spans)
     peak, found = fullest(spans).closed.place, []
     for span in spans:
-        phase = phases.get(span.closed.place[1:])
-        if _is_told(span.closed.place, peak) and phase is not None and span.first < span.last:
-            match = Match(span, phase, at_high_water=False, at_closing=_same_sizes(span, phase, addresses))
+        phase = same.get(span.closed.place) or alike.get(span.closed.place[1:])
+        told_of = span.closed.unfinished or _is_told(span.closed.place, peak)
+        if told_of and phase is not None and span.first < span.last:
+            match = Match(span, phase, at_high_water=False, at_closing=_same_sizes(span, phase, workspaces))
             found.append(_compared_at_high_water(match, residents))
     return found
 
@@ -55,9 +56,16 @@ def _is_told(place: Place, peak: Place) -> bool:
     return place.step in (1, 2, peak.step) and place.step > 0 and place.micro_step in (1, 2, peak.micro_step)
 
 
-def _same_sizes(span: Span, phase: TracedPhase, workspaces: frozenset[int]) -> bool:
+def _workspaces(told: Told, spans: list[Span]) -> frozenset[Block]:
+    """The blocks that turned out to be workspaces; a block of another size at their address came before them."""
+    event = only(told, protocol.Workspaces)
+    addresses = event.addresses if event else ()
+    return frozenset(block for block in spans[-1].closed.unnamed if block.address in addresses)
+
+
+def _same_sizes(span: Span, phase: TracedPhase, workspaces: frozenset[Block]) -> bool:
     """Whether as many blocks of each size have no name when the phase closes."""
-    sizes = Tally(block.n_bytes for block in span.closed.unnamed if block.address not in workspaces)
+    sizes = Tally(block.n_bytes for block in span.closed.unnamed if block not in workspaces)
     traced: Tally[int] = Tally()
     for holding in phase.closing.holdings:
         traced[holding.n_bytes // holding.n_tensors] += holding.n_tensors

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from qmem.ledger import Phase
 from qmem.profiler.device import DeviceCounters
 from qmem.profiler.names import Named, fold
-from qmem.profiler.protocol import Block, Closed, Counter, Entered, Event, Holding, Place
+from qmem.profiler.protocol import Block, Closed, Counter, Entered, Event, Holding, Place, Shortage
 
 WATERLINES = ("requested", "allocated", "reserved", "active")
 
@@ -42,6 +42,7 @@ class Meter:
         sources: what gives the tensors that have a name, in the order in which they came to be.
         n_layers: how many layers a series runs over.
         closes: called in place of telling, while a step is traced: the place, the events so far, the named tensors.
+        was_cut_off: memory ended once.
     """
 
     def __init__(self, tell: Callable[[Event], None], device: DeviceCounters, n_layers: int) -> None:
@@ -49,6 +50,7 @@ class Meter:
         self.sources: list[Callable[[], Iterable[Named]]] = []
         self.closes: Callable[[Place, Counts, list[Named]], None] | None = None
         self.place: Place | None = None
+        self.was_cut_off = False
 
     def enter(self, phase: Phase, step: int | None = None, micro_step: int = 1) -> None:
         """Close the running phase and begin another; without a step, one of the same micro-step."""
@@ -60,6 +62,9 @@ class Meter:
             return
         self.close()
         self.place = place
+        self._tell_entered(place)
+
+    def _tell_entered(self, place: Place) -> None:
         stats = memory_stats()
         self.tell(Entered(place=place, allocated=stats["allocated_bytes.all.current"], peak=peak_so_far(stats)))
 
@@ -70,23 +75,24 @@ class Meter:
         import torch  # noqa: PLC0415
 
         torch.cuda.synchronize()
-        self._observe(unfinished=False)
+        self._observe()
         torch.cuda.reset_peak_memory_stats()
         self.place = None
 
-    def cut_off(self) -> None:
-        """Read the counters where a phase ends in out of memory; the device is not asked to finish its work."""
-        if self.place is not None:
-            self.closes = None
-            self._observe(unfinished=True)
+    def cut_off(self, shortage: Shortage | None = None) -> None:
+        """Read the counters where a phase ends in out of memory, once; the device is not asked to finish its work."""
+        if self.place is not None and not self.was_cut_off:
+            self.was_cut_off = True
+            self._observe(unfinished=True, shortage=shortage)
 
-    def _observe(self, *, unfinished: bool) -> None:
+    def _observe(self, *, unfinished: bool = False, shortage: Shortage | None = None) -> None:
         assert self.place is not None, "a phase is running"
         stats, named = memory_stats(), self.named()
         counts = counts_of(stats)
         if self.closes is not None:
             self.closes(self.place, counts, named)
-            return
+            if not unfinished:
+                return
         alive = Alive(active_blocks(), named)
         self.tell(
             Closed(
@@ -94,10 +100,12 @@ class Meter:
                 tick=counts.tick,
                 **{name: counter_of(stats, name) for name in WATERLINES},
                 device=self.device.read(),
+                resident=self.device.resident((one.address, one.n_bytes) for one in named if one.managed),
                 totals={"alloc_retries": stats["num_alloc_retries"], "ooms": stats["num_ooms"]},
                 holdings=self.holdings(alive),
                 unnamed=unnamed_blocks(alive),
                 unfinished=unfinished,
+                shortage=shortage,
             )
         )
 

@@ -46,7 +46,7 @@ def transformers_name(name: str) -> str:
     """The name in the transformers model: without peft's prefix and ``base_layer``; an adapter keeps its own."""
     if ".lora_" in name or not name.startswith(_PEFT_PREFIX):
         return name
-    return name.removeprefix(_PEFT_PREFIX).replace(".base_layer.", ".")
+    return ".".join(word for word in name.removeprefix(_PEFT_PREFIX).split(".") if word != "base_layer")
 
 
 def model_tensors(model: Any) -> Iterator[Named]:
@@ -114,7 +114,8 @@ def optimizer_tensors(model: Any, optimizer: Any) -> Iterator[Named]:
     for parameter, state in optimizer.state.items():
         for key, tensor in state.items():
             if getattr(tensor, "is_cuda", False) or getattr(tensor, "is_paged", False):
-                owner = f"optimizer.{key}" if key.startswith("qmap") else f"{names[id(parameter)]}.{key}"
+                of = names.get(id(parameter), "a parameter of no watched model")
+                owner = f"optimizer.{key}" if key.startswith("qmap") else f"{of}.{key}"
                 yield name_tensor(owner, Kind.OPTIMIZER_STATE, tensor)
 
 

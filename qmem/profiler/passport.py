@@ -4,15 +4,16 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+from qmem.job import Job
+from qmem.profiler.refusals import libraries_of
 
 
-def library_versions() -> dict[str, str]:
-    """The versions that run, of the libraries that are installed."""
+def library_versions(job: Job) -> dict[str, str]:
+    """The versions that run, of the libraries that the job's stack imports and that are installed."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     found = {}
-    for library in LIBRARIES:
+    for library in libraries_of(job):
         with suppress(PackageNotFoundError):
             found[library] = version(library)
     return found

@@ -5,7 +5,7 @@ Each fact is carried out by the library's own function where there is one.  It k
 
 from typing import Any
 
-from qmem.architecture import Architecture
+from qmem.architecture import CAUSAL, Architecture, auto_class
 from qmem.catalogue.stacks import StackFacts
 from qmem.job import Job
 from qmem.profiler.build import torch_dtype
@@ -22,6 +22,8 @@ def prepare_for_kbit_training(model: Any, job: Job, facts: StackFacts, architect
         )
     _cast_some(model, facts, architecture)
     if job.checkpointing:
+        if facts.reentrant:
+            model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=keywords)
     return model
 
@@ -37,11 +39,28 @@ def _cast_some(model: Any, facts: StackFacts, architecture: Architecture) -> Non
         is_16bit = parameter.dtype in (torch.float16, torch.bfloat16)
         if wanted and is_16bit and type(parameter).__name__ != "Params4bit":
             parameter.data = parameter.data.to(torch.float32)
-    torch.cuda.empty_cache()
+    if _clears_cache():
+        torch.cuda.empty_cache()
+
+
+def _clears_cache() -> bool:
+    """Whether the installed peft empties the allocator's cache after the casts: 0.13.2 does not, 0.21.2 does."""
+    from inspect import signature  # noqa: PLC0415
+
+    from peft import prepare_model_for_kbit_training  # noqa: PLC0415
+
+    return "auto_clear_cache" in signature(prepare_model_for_kbit_training).parameters
+
+
+TASK_TYPES = {CAUSAL: "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM"}
+"""What peft calls a task.  It has no name for masked language models, and needs none."""
 
 
 def add_adapter(model: Any, job: Job, facts: StackFacts) -> Any:
-    """``get_peft_model``; what dtype the adapters have is the stack's."""
+    """``get_peft_model``; what dtype the adapters have is the stack's.
+
+    Where the stack's trainer casts them itself they are left as peft makes them by default.
+    """
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     settings = LoraConfig(
@@ -53,17 +72,23 @@ def add_adapter(model: Any, job: Job, facts: StackFacts) -> Any:
         bias=job.bias,
         use_rslora=job.rslora,
         use_dora=job.dora,
-        task_type="CAUSAL_LM",
+        task_type=TASK_TYPES.get(auto_class(model.config.model_type)),
     )
-    model = get_peft_model(model, settings, autocast_adapter_dtype=facts.adapter_dtype == "fp32")
-    _cast_adapters(model, torch_dtype(facts.adapter_dtype))
+    model = get_peft_model(model, settings, autocast_adapter_dtype=facts.sft_cast or facts.adapter_dtype == "fp32")
+    if not facts.sft_cast:
+        cast_adapters(model, facts)
     return model
 
 
-def _cast_adapters(model: Any, dtype: Any) -> None:
-    """What peft leaves in another dtype than the stack's: it casts 16-bit adapters to fp32 and nothing else."""
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != dtype:
+def cast_adapters(model: Any, facts: StackFacts) -> None:
+    """Cast adapters of another dtype than the stack's: peft casts 16-bit ones to fp32 and nothing else.
+
+    Where the stack's trainer casts, it leaves DoRA's magnitudes alone, and so they are here.
+    """
+    dtype = torch_dtype(facts.adapter_dtype)
+    for name, parameter in model.named_parameters():
+        spared = facts.sft_cast and "lora_magnitude_vector" in name
+        if ".lora_" in name and parameter.dtype != dtype and not spared:
             parameter.data = parameter.data.to(dtype)
 
 

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from qmem.architecture import adapt, describe
+from msgspec import structs
+
+from qmem.architecture import adapt, check_plain_head, describe
 from qmem.catalogue import Gpu, find_model
 from qmem.catalogue.stacks import resolve_stack
 from qmem.errors import UnavailableError, UnsupportedError, UsageError
 from qmem.job import Job
 from qmem.ledger import Ledger
 from qmem.profiler.account import ledger_of
-from qmem.profiler.protocol import AnyEvent, Closed, Failed, Request
-from qmem.profiler.refusals import check_libraries, check_stack
+from qmem.profiler.protocol import AnyEvent, Closed, Failed, Noted, Request, Traced
+from qmem.profiler.refusals import check_libraries, check_stack, check_versions
 from qmem.profiler.sentences import Described
+from qmem.profiler.spans import only
 from qmem.profiler.supervisor import Told, run_worker
 
 MIN_STEPS = 2
@@ -49,14 +52,18 @@ def profile(
     Raises:
         UsageError: the request contradicts itself.
         UnsupportedError: the stack cannot run the job.
-        UnavailableError: a library, a GPU or the phantom is missing, or nothing was measured before the run ended.
+        UnavailableError: a library, a version that the job names, a GPU or the phantom is missing, or nothing was
+            measured before the run ended.
     """
     _check(memory, phantom, steps, weights, load=load)
     found = find_model(job.model)
     architecture, facts = describe(found.config), resolve_stack(job)
     plan = adapt(architecture, job)
     check_stack(job, facts)
-    check_libraries()
+    if facts.fused_head:
+        check_plain_head(architecture, plan, job)
+    check_libraries(job)
+    check_versions(job)
     request = Request(
         job=job,
         phantom=phantom.id if phantom else None,
@@ -67,7 +74,21 @@ def profile(
     )
     told = run_worker(request, on_progress)
     _raise_refusals(told)
+    told = _with_owners(told, request, on_progress)
     return ledger_of(Described(request, found, architecture, plan, facts), told)
+
+
+def _with_owners(told: Told, request: Request, on_progress: Callable[[AnyEvent], None]) -> Told:
+    """What held the memory where it ended: the same run once more, with the allocator's history from its beginning.
+
+    Counters are those of the first run alone; where the second ends otherwise, it has nothing to say of the first.
+    """
+    if told.ended != "out of memory" or only(told, Traced):
+        return told
+    on_progress(Noted(sentence="out of memory; once more, with the allocator's history, to see what held it"))
+    again = run_worker(structs.replace(request, history=True), on_progress)
+    traced = only(again, Traced)
+    return told if traced is None else told._replace(events=[*told.events, traced])
 
 
 def _check(memory: int | None, phantom: Gpu | None, steps: int, weights: Path | None, *, load: bool) -> None:

@@ -21,6 +21,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         steps: clean steps.
         weights: a folder with a local checkpoint; absent where weights are made on the device.
         load: send the loading through ``from_pretrained`` of a checkpoint of zeros.
+        history: keep the allocator's history from the beginning, to find what held the memory where it ends.
     """
 
     job: Job
@@ -29,6 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 3
     weights: str | None = None
     load: bool = False
+    history: bool = False
 
 
 class Place(NamedTuple):
@@ -61,6 +63,13 @@ class Counter(NamedTuple):
 
     current: int
     peak: int
+
+
+class Shortage(NamedTuple):
+    """Where memory ended: the segment that torch asked the driver for, and what the driver had left, in bytes."""
+
+    asked: int
+    free: int
 
 
 class Block(NamedTuple):
@@ -106,10 +115,13 @@ class Closed(Event):
         tick: allocations and frees so far.
         requested, allocated, reserved, active: torch's counters.
         device: bytes by counter, of what sees the whole device.
+        resident: managed bytes that lie on the GPU, where the driver can tell.
         totals: counts that only grow: retries, OOMs.
         holdings: the tensors that have a name.
         unnamed: the blocks of the others.
         unfinished: the phase was cut off, by out of memory.
+        shortage: what was missing there, where torch itself asked for it.
+        looked: holdings and unnamed blocks were looked for; else only counters were read, and both are empty.
     """
 
     place: Place
@@ -122,7 +134,10 @@ class Closed(Event):
     totals: dict[str, int]
     holdings: tuple[Holding, ...]
     unnamed: tuple[Block, ...]
+    resident: int | None = None
     unfinished: bool = False
+    shortage: Shortage | None = None
+    looked: bool = True
 
 
 class Workspaces(Event):
@@ -152,15 +167,16 @@ class TracedPhase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traced(Event):
-    """The step after the clean ones, with the allocator's history."""
+    """The step after the clean ones with the allocator's history; of a run that ran out of memory, all phases."""
 
     phases: tuple[TracedPhase, ...]
 
 
 class Guarded(Event):
-    """What the phantom's readback guard says of the run."""
+    """What the phantom's readback guard says of the run; ``sentences`` are about what taints it."""
 
     state: Literal["clean", "assumed", "tainted"]
+    assumptions: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""From the history of the traced step to what was alive at each phase's high water and at its closing.
+"""From the history of what was traced to what was alive at each phase's high water and at its closing.
 
 What has a name at both ends of a phase is counted there by that name; everything else that is alive is told here,
 so that both together are all requested bytes.
@@ -32,6 +32,7 @@ class Recording:
         history: torch's entries, in order.
         layer_inputs: addresses of the inputs of layers, by the tick at which they were passed.
         head_done: the ticks at which the backward of the head was over, one a micro-step.
+        was_cut_off: memory ended in the last phase.
     """
 
     def __init__(self, before: Mark, blocks: dict[int, Block]) -> None:
@@ -40,6 +41,7 @@ class Recording:
         self.history: list[dict[str, Any]] = []
         self.layer_inputs: dict[int, list[int]] = {}
         self.head_done: list[int] = []
+        self.was_cut_off = False
 
 
 class _Live(NamedTuple):
@@ -66,6 +68,12 @@ class _Live(NamedTuple):
         label = label_of(self.entry, self.phase, in_head=self.in_head)
         return label._replace(kind=Kind.CHECKPOINT) if self.is_layer_input else label
 
+    def label_in(self, phase: Phase) -> Label:
+        """The label in a phase; what is older says since when."""
+        label = self.label
+        is_older = self.entry is not None and self.phase != phase
+        return label._replace(because=f"{label.because}, since the {self.phase}") if is_older else label
+
 
 def by_address(named: list[Named]) -> dict[int, Named]:
     """The named tensors inside the allocator's memory; of several with one storage the first."""
@@ -78,16 +86,35 @@ def by_address(named: list[Named]) -> dict[int, Named]:
 
 def replay(recording: Recording, workspaces: dict[int, Block], n_layers: int) -> tuple[TracedPhase, ...]:
     """Every phase of the traced step; ``workspaces`` are blocks that all closings count by name."""
-    known = {address: Named("", Kind.WORKSPACE, 0, address, managed=False, because="") for address in workspaces}
     live = {block.address: _Live(block.n_bytes, block.block_bytes) for block in recording.blocks.values()}
     events = [entry for entry in recording.history if entry["action"] in ("alloc", "free_completed")]
-    phases, first, start = [], 0, recording.before._replace(named=recording.before.named | known)
+    born = _births(workspaces, events, recording.before.tick)
+    phases, first, start = [], 0, _with_workspaces(recording.before, born)
     for mark in recording.marks:
         last = first + mark.tick - start.tick
-        end = mark._replace(named=mark.named | known)
+        end = _with_workspaces(mark, born)
         phases.append(_Stretch(recording, start, end, live, n_layers).run(events[first:last]))
         first, start = last, end
     return tuple(phases)
+
+
+def _births(workspaces: dict[int, Block], events: list[dict[str, Any]], before: int) -> dict[int, int]:
+    """The ticks at which the workspaces were there; one that the history has not seen coming was there before it."""
+    born = dict.fromkeys(workspaces, before)
+    for tick, entry in enumerate(events, start=before + 1):
+        if entry["action"] == "alloc" and entry["addr"] in born:
+            born[entry["addr"]] = tick
+    return born
+
+
+def _with_workspaces(mark: Mark, born: dict[int, int]) -> Mark:
+    """The closing with the workspaces that are there by then under their name."""
+    there = [address for address, tick in born.items() if tick <= mark.tick]
+    return mark._replace(named=mark.named | {address: _workspace(address) for address in there})
+
+
+def _workspace(address: int) -> Named:
+    return Named("cuBLAS handle", Kind.WORKSPACE, 0, address, managed=False, because="workspace")
 
 
 class _Stretch:
@@ -96,7 +123,9 @@ class _Stretch:
     def __init__(self, recording: Recording, start: Mark, end: Mark, live: dict[int, _Live], n_layers: int) -> None:
         self.recording, self.start, self.end, self.live, self.n_layers = recording, start, end, live, n_layers
         done = [tick for tick in recording.head_done if start.tick <= tick <= end.tick]
-        self.head_done = done[0] if done else start.tick
+        # Memory ended before the head's backward was over: all of the phase belongs to it.
+        is_cut_off = recording.was_cut_off and end.tick == recording.marks[-1].tick and end.place.phase == "backward"
+        self.head_done = done[0] if done else end.tick if is_cut_off else start.tick
 
     def run(self, events: list[dict[str, Any]]) -> TracedPhase:
         """Play the events up to the high water, look, and play the rest."""
@@ -133,13 +162,20 @@ class _Stretch:
             if before is None or after is None or before.owner != after.owner:
                 came = before if address not in freed else None
                 stays = after if address not in to_be_freed else None
-                rest.append(_named(address, one, stays or came))
+                rest.append(self._named(address, one, stays or came))
         return Seen(n_bytes=_total(self.live), offset=offset, holdings=fold(rest, self.n_layers))
 
     def _left_over(self, n_events: int) -> Seen:
         """What is alive at the closing and has no name."""
-        rest = [_named(address, one, None) for address, one in self.live.items() if address not in self.end.named]
+        rest = [self._named(address, one, None) for address, one in self.live.items() if address not in self.end.named]
         return Seen(n_bytes=_total(self.live), offset=n_events, holdings=fold(rest, self.n_layers))
+
+    def _named(self, address: int, one: _Live, name: Named | None) -> tuple[Named, int]:
+        """An allocation under a name or its label, with the bytes of its block."""
+        if name is not None:
+            return name._replace(n_bytes=one.n_bytes), one.block_bytes
+        owner, kind, because = one.label_in(self.end.place.phase)
+        return Named(owner, kind, one.n_bytes, address, managed=False, because=because), one.block_bytes
 
 
 def _high_water(live: dict[int, _Live], events: list[dict[str, Any]]) -> int:
@@ -160,14 +196,6 @@ def _high_water(live: dict[int, _Live], events: list[dict[str, Any]]) -> int:
 
 def _freed(events: list[dict[str, Any]]) -> set[int]:
     return {entry["addr"] for entry in events if entry["action"] != "alloc"}
-
-
-def _named(address: int, one: _Live, name: Named | None) -> tuple[Named, int]:
-    """An allocation under a name or its label, with the bytes of its block."""
-    if name is not None:
-        return name._replace(n_bytes=one.n_bytes), one.block_bytes
-    owner, kind, because = one.label
-    return Named(owner, kind, one.n_bytes, address, managed=False, because=because), one.block_bytes
 
 
 def _total(live: dict[int, _Live]) -> int:

@@ -9,30 +9,69 @@ from typing import Any
 from qmem.architecture import Architecture, describe
 from qmem.catalogue import find_model
 from qmem.catalogue.stacks import StackFacts, resolve_stack
-from qmem.profiler.build import build_on_device
+from qmem.profiler.build import build_on_device, check_attention
 from qmem.profiler.device import DeviceCounters
+from qmem.profiler.head import HeadPlace, head_of
 from qmem.profiler.meter import Meter, active_blocks
 from qmem.profiler.names import model_tensors
+from qmem.profiler.out_of_memory import is_out_of_memory
+from qmem.profiler.outliers import assume_no_outliers
 from qmem.profiler.prepare import add_adapter, prepare_for_kbit_training
-from qmem.profiler.protocol import Block, Described, Event, Request, Traced, Workspaces
+from qmem.profiler.protocol import Block, Described, Event, Request, Shortage, Traced, Workspaces
+from qmem.profiler.routing import assume_balanced_routing
 from qmem.profiler.stacks import Run, run_stack
 from qmem.profiler.tracing import Tracer
 
 
 def run_job(request: Request, device: DeviceCounters, tell: Callable[[Event], None], verdict: Any) -> None:
-    """Load, prepare, run the clean steps and the traced one.
+    """Load, prepare, run the clean steps and the traced one, or as far as memory reaches.
 
     ``verdict`` is the readback guard's; ``None`` on a real GPU.
     """
+    config = find_model(request.job.model).config
+    meter = Meter(tell, device, describe(config).n_layers)
+    tracer = Tracer(meter)
+    _watch_end_of_memory(meter)
+    if request.history:
+        tracer.start()
+    try:
+        _run_phases(request, config, meter, tracer, verdict)
+    except Exception as error:
+        if is_out_of_memory(error):
+            meter.cut_off()
+            _tell_owners(tracer, tell)
+        raise
+    _tell_owners(tracer, tell)
+
+
+def _watch_end_of_memory(meter: Meter) -> None:
+    """Have the counters read where torch's allocator finds no more memory, before anything is let go."""
+    import torch  # noqa: PLC0415
+
+    def see(_device: int, asked: int, _total: int, free: int) -> None:
+        meter.cut_off(Shortage(asked, free))
+
+    bindings: Any = torch._C  # noqa: SLF001
+    bindings._cuda_attach_out_of_memory_observer(see)  # noqa: SLF001
+
+
+def _tell_owners(tracer: Tracer, tell: Callable[[Event], None]) -> None:
+    """What can be said only at the end: which blocks are workspaces, and what was alive when."""
+    if tracer.recording is not None:
+        tracer.stop()
+    workspaces = clear_workspaces()
+    tell(Workspaces(addresses=tuple(workspaces)))
+    if tracer.recording is not None:
+        tell(Traced(phases=tracer.phases(workspaces)))
+
+
+def _run_phases(request: Request, config: dict[str, Any], meter: Meter, tracer: Tracer, verdict: Any) -> None:
+    """The phases of the job, from the first to the last."""
     import torch  # noqa: PLC0415
 
     job = request.job
-    config = find_model(job.model).config
     architecture, facts = describe(config), resolve_stack(job)
-    meter = Meter(tell, device, architecture.n_layers)
     torch.manual_seed(0)
-    bindings: Any = torch._C  # noqa: SLF001
-    bindings._cuda_attach_out_of_memory_observer(lambda *_: meter.cut_off())  # noqa: SLF001
     meter.enter("load", 0)
     models: list[Any] = []
     meter.sources.append(lambda: model_tensors(models[-1]) if models else ())
@@ -41,20 +80,23 @@ def run_job(request: Request, device: DeviceCounters, tell: Callable[[Event], No
     meter.enter("prepare", 0)
     model = _prepare(models[-1], request, facts, architecture)
     models.append(model)
-    tell(_described(model))
-    tracer = _watch_head(model, meter, architecture)
+    if verdict is not None:
+        assume_balanced_routing(model, verdict)
+        assume_no_outliers(verdict)
+    meter.tell(count_parameters(model))
+    layers, head = _layers_and_head(model, architecture, facts)
+    _watch_head(head, meter)
 
     def begins(step: int) -> None:
-        if step == request.steps + 1:
+        if step == request.steps + 1 and tracer.recording is None:
             meter.close()
             tracer.start()
+            tracer.follow(model, layers, head)
 
+    if tracer.recording is not None:
+        tracer.follow(model, layers, head)
     declare = _declares_nothing if verdict is None else verdict.declare
     run_stack(Run(job, facts, architecture, model, meter, request.steps + 1, begins, declare))
-    tracer.stop()
-    workspaces = clear_workspaces()
-    tell(Workspaces(addresses=tuple(workspaces)))
-    tell(Traced(phases=tracer.phases(workspaces)))
 
 
 def _declares_nothing(_: Any, __: str) -> None:
@@ -62,6 +104,7 @@ def _declares_nothing(_: Any, __: str) -> None:
 
 
 def _load(request: Request, config: dict[str, Any], begun: Callable[[Any], None]) -> Any:
+    check_attention(request.job, config)
     if request.weights is None and not request.load:
         return build_on_device(request.job, config, begun)
     from qmem.profiler.checkpoint import load_checkpoint, load_zeros  # noqa: PLC0415
@@ -77,7 +120,7 @@ def _prepare(model: Any, request: Request, facts: StackFacts, architecture: Arch
     return add_adapter(model, request.job, facts) if request.job.has_adapter else model
 
 
-def _described(model: Any) -> Described:
+def count_parameters(model: Any) -> Described:
     """Elements as peft counts them: of a packed weight the elements it stands for."""
     counts = [(_numel(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return Described(
@@ -90,17 +133,19 @@ def _numel(parameter: Any) -> int:
     return int(state.shape.numel() if state is not None else parameter.numel())
 
 
-def _watch_head(model: Any, meter: Meter, architecture: Architecture) -> Tracer:
-    """The loss begins where the head is called; the tracer looks at the same place and at the layers."""
+def _layers_and_head(model: Any, architecture: Architecture, facts: StackFacts) -> tuple[list[Any], HeadPlace]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings()
+    return list(base.get_submodule(architecture.layers_name)), head_of(base, architecture, facts)
 
-    def enter_loss(*_: Any) -> None:
+
+def _watch_head(head: HeadPlace, meter: Meter) -> None:
+    """The loss begins where the head does."""
+
+    def enter_loss(_: Any) -> None:
         if meter.place is not None and meter.place.phase == "forward":
             meter.enter("loss")
 
-    head.register_forward_pre_hook(enter_loss)
-    return Tracer(model, list(base.get_submodule(architecture.layers_name)), head, meter)
+    head.watch(enter_loss)
 
 
 def clear_workspaces() -> dict[int, Block]:

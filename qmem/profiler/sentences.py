@@ -13,6 +13,7 @@ from qmem.profiler.matching import Match
 from qmem.profiler.protocol import Request
 from qmem.profiler.spans import Span, fullest, only
 from qmem.profiler.supervisor import Told
+from qmem.units import format_bytes
 
 
 class Described(NamedTuple):
@@ -31,15 +32,20 @@ def noted(told: Told, *, is_warning: bool) -> list[str]:
     return [note.sentence for note in notes if note.is_warning is is_warning]
 
 
-def assumptions_of(described: Described, matches: list[Match]) -> Iterator[str]:
+def assumptions_of(described: Described, told: Told, matches: list[Match]) -> Iterator[str]:
     """What holds for the numbers without being measured."""
     request = described.request
     if request.phantom:
         yield "simulated: sizes of context and modules, resident pages and times are not those of a card"
+    guarded = only(told, protocol.Guarded)
+    yield from guarded.assumptions if guarded else ()
     if request.weights is None:
         yield "weights are made up: no size depends on their values"
-    yield "batches are full sequences of random tokens, every position is a label, and no attention mask is passed"
-    if matches:
+    mask = "an attention mask of ones" if described.facts.attention_mask else "no attention mask"
+    yield f"batches are full sequences of random tokens, every position is a label, and {mask} is passed"
+    if any(match.phase.place == match.span.closed.place for match in matches):
+        yield "owners of transient memory are those of the same run once more, traced and found to end alike"
+    elif matches:
         yield "owners of transient memory are those of one more step, traced after the clean ones and found like them"
 
 
@@ -47,9 +53,10 @@ def warnings_of(described: Described, told: Told, spans: list[Span], matches: li
     """What went wrong, or may mislead."""
     if told.ended != "complete":
         yield f"the run ended early in the {_where(told, spans)}, {told.ended}: {told.message}"
+    yield from _shortage(spans[-1], described)
     guarded = only(told, protocol.Guarded)
-    if guarded is not None and guarded.state != "clean":
-        yield from guarded.sentences
+    yield from guarded.sentences if guarded else ()
+    yield from _other_versions(described.facts, told)
     if spans[-1].closed.totals["alloc_retries"]:
         yield "the card was full: torch gave segments back and tried again, so reserved says nothing about the need"
     yield from _unlike(fullest(spans), matches)
@@ -61,10 +68,43 @@ def warnings_of(described: Described, told: Told, spans: list[Span], matches: li
     yield from described.found.notes
 
 
+def _other_versions(facts: StackFacts, told: Told) -> Iterator[str]:
+    """A sentence where the libraries are not those that the stack's facts were read in."""
+    started = only(told, protocol.Started)
+    installed = started.passport if started else {}
+    others = [
+        f"{library} {installed[library]} (not {version})"
+        for library, version in facts.versions.items()
+        if library in installed and installed[library].partition("+")[0] != version
+    ]
+    if others:
+        yield f"this is not the stack {facts.name} as it is known: it ran with {', '.join(others)}"
+
+
 def _where(told: Told, spans: list[Span]) -> str:
     entered = [event for event in told.events if isinstance(event, protocol.Entered)]
     place = entered[-1].place if entered else spans[-1].closed.place
     return str(Moment(*place, 0))
+
+
+def _shortage(last: Span, described: Described) -> Iterator[str]:
+    """How much of an out of memory was fragmentation: bytes that are there, but not in one piece."""
+    shortage = last.closed.shortage
+    if shortage is None:
+        return
+    unused = unallocated(last)
+    is_enough = shortage.free + unused >= shortage.asked
+    advice = "" if described.request.job.expandable_segments else "; --expandable-segments may help"
+    why = f"enough, but not in one piece{advice}" if is_enough else "too little, however it is arranged"
+    yield (
+        f"memory ended where torch asked for {format_bytes(shortage.asked)}: {format_bytes(shortage.free)} were free "
+        f"on the card, {format_bytes(unused)} lay unused between blocks in torch's segments; together {why}"
+    )
+
+
+def unallocated(span: Span) -> int:
+    """Bytes of torch's segments that no block used at a closing."""
+    return span.closed.reserved.current - span.closed.active.current
 
 
 def _unlike(peak: Span, matches: list[Match]) -> Iterator[str]:

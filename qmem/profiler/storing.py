@@ -18,11 +18,16 @@ _UNFIT = re.compile(r"[^A-Za-z0-9.]+")
 
 def place_of(ledger: Ledger) -> Path:
     """The file of a ledger; its name says the common fields and ends in a digest of the whole job."""
+    model = ledger.model.rstrip("/").rpartition("/")[2]
+    return RUNS / _plain(_device(ledger)) / f"{_plain(model)}--{_plain(_asked(ledger))}.json"
+
+
+def _asked(ledger: Ledger) -> str:
+    if ledger.watched:
+        return ledger.watched
     job = ledger.job
     adapter = f"-r{job.rank}" if job.has_adapter else ""
-    words = f"{job.method}{adapter}-b{job.batch}-s{job.seq}-{job.stack}-{_digest(ledger)}"
-    model = ledger.model.rstrip("/").rpartition("/")[2]
-    return RUNS / _plain(_device(ledger)) / f"{_plain(model)}--{_plain(words)}.json"
+    return f"{job.method}{adapter}-b{job.batch}-s{job.seq}-{job.stack}-{_digest(ledger)}"
 
 
 def _device(ledger: Ledger) -> str:

@@ -3,7 +3,6 @@
 It knows processes and pipes, and nothing of what the events mean.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,10 @@ import msgspec
 from qmem.ledger import Ended
 from qmem.profiler.environment import worker_environment
 from qmem.profiler.protocol import AnyEvent, Failed, Finished, Request, decode, encode_request
+
+OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+"""An interrupt from the keyboard reaches this process alone: on Windows by this flag, elsewhere by a session of the
+worker's own."""
 
 LAST_LINES = 3
 """How much of what a crashed worker printed is shown."""
@@ -36,9 +39,9 @@ def run_worker(request: Request, on_event: Callable[[AnyEvent], None]) -> Told:
     An interrupt from the keyboard ends the worker, not this process; what was told until then is returned.
     """
     events: list[AnyEvent] = []
-    with tempfile.TemporaryFile() as log, _started(request, log) as (process, pipe):
+    with tempfile.TemporaryFile() as log, _started(request, log) as process:
         try:
-            for event in _events(pipe):
+            for event in _events(process):
                 events.append(event)
                 on_event(event)
             process.wait()
@@ -48,24 +51,17 @@ def run_worker(request: Request, on_event: Callable[[AnyEvent], None]) -> Told:
 
 
 @contextmanager
-def _started(request: Request, log: IO[bytes]) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes]]]:
-    """The worker and the pipe that it writes to; whatever is left of it is killed at the end.
-
-    It has a session of its own, so that an interrupt from the keyboard reaches this process alone.
-    """
-    reading, writing = os.pipe()
-    try:
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-            [sys.executable, "-m", "qmem.profiler.worker", str(writing)],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=(writing,), start_new_session=True,
-            env=worker_environment(request.job),
-        )  # fmt: skip
-    finally:
-        os.close(writing)
-    with os.fdopen(reading, "rb") as pipe, process:
+def _started(request: Request, log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
+    """The worker, which writes events to its stdout; whatever is left of it is killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qmem.profiler.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=worker_environment(request.job),
+        start_new_session=True, creationflags=OWN_GROUP,
+    )  # fmt: skip
+    with process:
         try:
             _send(process, request)
-            yield process, pipe
+            yield process
         finally:
             process.kill()
 
@@ -78,10 +74,11 @@ def _send(process: "subprocess.Popen[bytes]", request: Request) -> None:
         process.stdin.close()
 
 
-def _events(pipe: IO[bytes]) -> Iterator[AnyEvent]:
+def _events(process: "subprocess.Popen[bytes]") -> Iterator[AnyEvent]:
     """The events until the pipe closes; a line that the worker's death cut short is none."""
+    assert process.stdout is not None, "it was asked for"
     with suppress(msgspec.MsgspecError):
-        for line in pipe:
+        for line in process.stdout:
             yield decode(line)
 
 

@@ -1,4 +1,4 @@
-"""One more step with the allocator's history: who holds the memory that has no name of its own.
+"""A step, or a whole run, with the allocator's history: who holds the memory that has no name of its own.
 
 The history records each allocation with the stack of Python and C++ that asked for it; hooks on the modules tell it
 which module is running.  Neither allocates on the device; that the traced step peaks where the clean ones did is
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from qmem.profiler.head import HeadPlace
 from qmem.profiler.labels import module_role
 from qmem.profiler.meter import Counts, Meter, active_blocks, counts_of, memory_stats
 from qmem.profiler.names import Named
@@ -20,10 +21,10 @@ MAX_EVENTS = 2_000_000
 
 
 class Tracer:
-    """Records one step, from ``start`` to ``stop``."""
+    """Records from ``start`` to ``stop``; what runs in a model's modules is known once it follows the model."""
 
-    def __init__(self, model: Any, layers: list[Any], head: Any, meter: Meter) -> None:
-        self.model, self.layers, self.head, self.meter = model, layers, head, meter
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
         self.recording: Recording | None = None
         self._hooks: list[Any] = []
 
@@ -34,12 +35,15 @@ class Tracer:
         before = Mark(Place(0, 1, "rest"), counts_of(memory_stats()).tick, by_address(self.meter.named()))
         self.recording = Recording(before, active_blocks())
         self.meter.closes = self._close
-        self._hooks = [
-            *_module_hooks(self.model),
-            *(layer.register_forward_pre_hook(self._note_layer_input) for layer in self.layers),
-            self.head.register_forward_pre_hook(self._watch_head_input),
-        ]
         torch.cuda.memory._record_memory_history(context="alloc", stacks="all", max_entries=MAX_EVENTS)  # noqa: SLF001
+
+    def follow(self, model: Any, layers: list[Any], head: HeadPlace) -> None:
+        """Have the model's modules, its decoder layers and its head tell what runs."""
+        self._hooks = [
+            *_module_hooks(model),
+            *(layer.register_forward_pre_hook(self._note_layer_input) for layer in layers),
+            head.watch(self._watch_head_input),
+        ]
 
     def stop(self) -> None:
         """End the recording and take the history of the current device."""
@@ -49,6 +53,7 @@ class Tracer:
         traces = torch.cuda.memory._snapshot()["device_traces"]  # noqa: SLF001
         torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
         self.recording.history = traces[torch.cuda.current_device()]
+        self.recording.was_cut_off = self.meter.was_cut_off
         self.meter.closes = None
         for hook in self._hooks:
             hook.remove()
@@ -70,10 +75,10 @@ class Tracer:
             address = arguments[0].untyped_storage().data_ptr()
             self.recording.layer_inputs.setdefault(counts_of(memory_stats()).tick, []).append(address)
 
-    def _watch_head_input(self, _: Any, arguments: tuple[Any, ...]) -> None:
+    def _watch_head_input(self, hidden_states: Any) -> None:
         """When the gradient of the head's input is there, the backward of loss and head is over."""
-        if arguments and arguments[0].requires_grad:
-            arguments[0].register_hook(self._note_head_done)
+        if hidden_states.requires_grad:
+            hidden_states.register_hook(self._note_head_done)
 
     def _note_head_done(self, _: Any) -> None:
         assert self.recording is not None, "it was started"
@@ -99,7 +104,9 @@ def _module_hooks(model: Any) -> Iterator[Any]:
     main, local = threading.get_ident(), threading.local()
 
     def begin(module: Any, _: Any) -> None:
-        local.running = [*getattr(local, "running", []), roles.get(id(module), "")]
+        around = getattr(local, "running", [])
+        # peft wraps an expert parameter anew at each forward: that module has no name, its caller has.
+        local.running = [*around, roles.get(id(module), around[-1] if around else "")]
         tell(local.running[-1])
 
     def end(*_: Any) -> None:

@@ -1,6 +1,6 @@
 """The worker: a process that runs one job and tells what it reads, event by event.
 
-``python -m qmem.profiler.worker DESCRIPTOR`` reads a request on stdin and writes events to the open file descriptor.
+``python -m qmem.profiler.worker`` reads a request on stdin and writes events to stdout.
 It is the only place that imports torch and its relatives, and it ends after one job: bitsandbytes never gives managed
 memory back, and a pool that has seen another job is another pool.
 """
@@ -9,18 +9,22 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from importlib import import_module
+from typing import IO, Any, Literal
 
 import msgspec
 
 from qmem.errors import QmemError, UnavailableError, UnsupportedError
+from qmem.job import Job
+from qmem.profiler.out_of_memory import is_out_of_memory
 from qmem.profiler.protocol import Event, Failed, Finished, Guarded, Noted, Request, Started, encode
+from qmem.profiler.refusals import install_hint, libraries_of
 
 
-def main(descriptor: int) -> None:
+def main() -> None:
     """Read the request, run it, and tell how it ended."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
-    with os.fdopen(descriptor, "wb", buffering=0) as pipe:
+    with _taken_stdout() as pipe:
 
         def tell(event: Event) -> None:
             pipe.write(encode(event))
@@ -33,13 +37,20 @@ def main(descriptor: int) -> None:
             tell(_failure(error))
 
 
+def _taken_stdout() -> IO[bytes]:
+    """The pipe that stood as stdout; what libraries print from here on goes where errors go."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return pipe
+
+
 def _run(request: Request, tell: Callable[[Event], None]) -> None:
     from qmem.profiler.device import DeviceCounters, host_counters  # noqa: PLC0415
 
     if request.phantom is not None:
         _load_phantom(request)
     device = DeviceCounters()
-    _import_libraries()
+    _import_libraries(request.job)
     _check_cuda(request)
     device.attach()
     tell(_started(request, device))
@@ -64,17 +75,20 @@ def _load_phantom(request: Request) -> None:
     load(find_gpu(request.phantom), memory=request.memory)
 
 
-def _import_libraries() -> None:
+def _import_libraries(job: Job) -> None:
+    for library in libraries_of(job):
+        _import_library(library, job)
+
+
+def _import_library(library: str, job: Job) -> None:
+    """A package that is half there may raise anything."""
     try:
-        import accelerate  # noqa: F401, PLC0415
-        import bitsandbytes  # noqa: F401, PLC0415
-        import peft  # noqa: F401, PLC0415
-        import torch  # noqa: F401, PLC0415
-        import transformers  # noqa: F401, PLC0415
-    except ImportError as error:
+        import_module(library)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UnavailableError(
-            f"a profile needs {error.name or error}, which is not installed here or broken: {error}",
-            hint="pip install 'qmem-planner[profile]'",
+            f"a profile needs {library}, which is installed here but cannot be imported: {why}",
+            hint=f"{install_hint(job)} --force-reinstall",
         ) from error
 
 
@@ -101,7 +115,8 @@ def _started(request: Request, device: Any) -> Started:
     entries = passport(simulated=request.phantom is not None, alloc_conf=os.environ.get("PYTORCH_CUDA_ALLOC_CONF", ""))
     if device.context_bytes is not None:
         entries["context bytes"] = str(device.context_bytes)
-    return Started(pid=os.getpid(), device=torch.cuda.get_device_name(), passport={**entries, **library_versions()})
+    versions = library_versions(request.job)
+    return Started(pid=os.getpid(), device=torch.cuda.get_device_name(), passport={**entries, **versions})
 
 
 def _watching(request: Request) -> AbstractContextManager[Any]:
@@ -114,12 +129,14 @@ def _watching(request: Request) -> AbstractContextManager[Any]:
 
 
 def _guarded(verdict: Any) -> Guarded:
-    """The state, and a sentence for each kind of read that the guard could not answer truly."""
-    doubtful = [read for read in verdict.reads if read.state != "clean"]
-    sentences = (
-        f"{read.state}: {read.n_bytes} B read at {read.line} after {read.kernel}: {read.why}" for read in doubtful
+    """The state, each assumption that a read rests on, and each kind of read that the guard could not answer truly."""
+    assumed = (f"assumed: {read.why}" for read in verdict.reads if read.state == "assumed")
+    tainting = (
+        f"tainted: {read.n_bytes} B read at {read.line} after {read.kernel}: {read.why}" for read in verdict.tainting
     )
-    return Guarded(state=verdict.state, sentences=tuple(dict.fromkeys(sentences)))
+    return Guarded(
+        state=verdict.state, assumptions=tuple(dict.fromkeys(assumed)), sentences=tuple(dict.fromkeys(tainting))
+    )
 
 
 def _refusal(error: QmemError) -> Failed:
@@ -138,20 +155,5 @@ def _failure(error: Exception) -> Failed:
     return Failed(why="error", message=f"{type(error).__name__}: {error}".partition("\n")[0])
 
 
-OUT_OF_MEMORY_TEXTS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "NVML_SUCCESS == r INTERNAL ASSERT",
-                       "out of memory", "CUDA error 2 ")  # fmt: skip
-"""Where memory ends outside torch's allocator: cuBLAS and cuDNN handles, torch's own report on MIG (vllm#39874), and
-bitsandbytes' managed memory."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that the device's memory is at its end."""
-    import torch  # noqa: PLC0415
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -51,6 +51,7 @@ def test_a_read_of_values_that_were_never_computed_taints_and_names_its_line(out
         ("written_in_place", [10, 1, 2, 3, *4 * [2], *8 * [1]]),
         ("a_large_mask", [8 * 65536, 8 * 65536]),
         ("true_masks_while_a_checkpoint_recomputes", None),
+        ("a_mask_function_mapped_over_positions", [TOKENS, TOKENS]),
         ("a_declared_loss", [2.5, False, False]),
         ("a_declared_block", None),
         ("nothing_but_products", None),
@@ -80,6 +81,12 @@ def test_every_way_to_select_by_a_known_mask_gives_the_true_number(outcomes):
 def test_what_rests_on_a_named_assumption_is_assumed_not_clean(outcomes):
     outcome = outcomes["a_named_assumption"]
     assert (outcome["state"], outcome["result"]) == ("assumed", TOKENS // 8)
+
+
+def test_unknown_values_that_are_assumed_to_be_nothing_are_read_as_nothing(outcomes):
+    outcome = outcomes["zeros_by_assumption"]
+    assert (outcome["state"], outcome["result"]) == ("assumed", [False, 0])
+    assert {read["why"] for read in outcome["reads"]} == {"no outliers"}
 
 
 def test_declared_reads_are_listed_with_what_was_declared(outcomes):

@@ -1,7 +1,7 @@
 """Small models, and a phantom GPU to run them on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,23 @@ def a100() -> Gpu:
 
 
 @pytest.fixture(scope="session")
-def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes the folder of a model of the catalogue with some fields changed."""
+
+    def write(config: Mapping[str, Any], **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp("models") / f"small-{config['model_type']}"
+        folder.mkdir()
+        kept = {name: value for name, value in config.items() if name != "layer_types"}
+        (folder / "config.json").write_text(json.dumps({**kept, **changes}))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_model(write_model: Callable[..., Path]) -> Path:
     """The folder of a two-layer Qwen3."""
-    config = {name: value for name, value in find_model("Qwen3-0.6B").config.items() if name != "layer_types"}
-    folder = tmp_path_factory.mktemp("models") / "small-qwen3"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({**config, **SMALL}))
-    return folder
+    return write_model(find_model("Qwen3-0.6B").config, **SMALL)
 
 
 @pytest.fixture(scope="session")

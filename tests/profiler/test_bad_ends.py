@@ -28,27 +28,32 @@ def notes(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if line.startswith("qmem: ")]
 
 
-class KillsInBackward:
-    """Kills the worker when its first backward begins."""
+class Kills:
+    """Kills the worker when a phase begins."""
 
-    def __init__(self) -> None:
-        self.pid = 0
+    def __init__(self, phase: str) -> None:
+        self.pid, self.phase = 0, phase
 
     def __call__(self, event) -> None:
         if isinstance(event, Started):
             self.pid = event.pid
-        if isinstance(event, Entered) and event.place.phase == "backward":
+        if isinstance(event, Entered) and event.place.phase == self.phase:
             os.kill(self.pid, signal.SIGKILL)
 
 
 def test_what_a_killed_worker_had_measured_is_in_the_ledger(small_job, a100):
-    ledger = profile(small_job(), phantom=a100, steps=30, on_progress=KillsInBackward())
+    ledger = profile(small_job(), phantom=a100, steps=30, on_progress=Kills("backward"))
     assert ledger.ended == "failed"
     assert "SIGKILL" in ledger.warnings[0]
     # The worker runs on until the signal reaches it, so it may have measured a little more.
     assert {"load", "prepare", "forward", "loss"} <= {reading.moment.phase for reading in ledger.readings}
     assert max(reading.moment.step for reading in ledger.readings) < 30
     assert any(item.kind is Kind.ADAPTER for item in ledger.items)
+
+
+def test_a_worker_that_is_killed_before_it_measured_anything_is_one_message(small_job, a100):
+    with pytest.raises(UnavailableError, match=r"nothing was measured: the worker was killed by SIGKILL"):
+        profile(small_job(), phantom=a100, on_progress=Kills("load"))
 
 
 def test_an_interrupt_ends_the_worker_and_keeps_what_was_measured(small_job, a100):
@@ -151,6 +156,62 @@ def test_an_extra_whose_installation_was_interrupted_is_named(small_model, tmp_p
     assert len(notes(done)) == 1
     assert "accelerate" in done.stderr
     assert "pip install" in done.stderr
+
+
+HALF_THERE = {
+    "from .accelerator import Accelerator\n": "ModuleNotFoundError",
+    "def broken(:\n": "SyntaxError",
+    "import ctypes\nctypes.CDLL('libnothere.so')\n": "OSError",
+}
+
+
+@pytest.mark.parametrize("content", HALF_THERE, ids=HALF_THERE.values())
+def test_whatever_a_half_installed_extra_raises_it_is_named(small_model, tmp_path, content):
+    broken = tmp_path / "site" / "bitsandbytes"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(content)
+    done = run_qmem("profile", str(small_model), "--phantom", "l4", cwd=tmp_path, PYTHONPATH=str(broken.parent))
+    assert done.returncode == 3
+    (note,) = notes(done)
+    assert f"needs bitsandbytes, which is installed here but cannot be imported: {HALF_THERE[content]}" in note
+    assert "pip install" in note
+    assert not (tmp_path / "profiles").exists()
+
+
+def test_a_stdout_that_cannot_be_written_is_exit_3_and_the_profile_is_stored_before(small_model, tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "qmem", "profile", str(small_model), "--seq", "64", "--steps", "2",
+             "--phantom", "l4", "-o", "out.json"],
+            cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 3
+    assert "the result cannot be written" in done.stderr
+    assert from_json((tmp_path / "out.json").read_bytes()).ended == "complete"
+
+
+STORES = """
+import sys
+from pathlib import Path
+from qmem.ledger import from_json
+from qmem.profiler.storing import store
+
+ledger = from_json(Path(sys.argv[1]).read_bytes())
+for _ in range(50):
+    store(ledger, Path(sys.argv[2]))
+"""
+
+
+def test_two_profiles_into_the_same_file_leave_one_of_them_whole(profiled, tmp_path):
+    ledgers = [profiled(), profiled(stack="plain", optimizer="adamw_32bit")]
+    sources = [store(ledger, tmp_path / f"{number}.json") for number, ledger in enumerate(ledgers)]
+    place = tmp_path / "both.json"
+    writers = [subprocess.Popen([sys.executable, "-c", STORES, str(source), str(place)]) for source in sources]
+    while any(writer.poll() is None for writer in writers):
+        if place.exists():
+            assert from_json(place.read_bytes()) in ledgers
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert sorted(tmp_path.iterdir()) == sorted([*sources, place])
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")

@@ -45,6 +45,12 @@ def test_an_allocation_of_backward_is_told_by_its_node():
     assert label_of({"frames": frames}, "backward", in_head=True).kind is Kind.LOGITS
 
 
+def test_a_recomputed_allocation_is_told_by_its_own_line_and_not_by_the_node_that_wanted_it():
+    node = native("torch::autograd::generated::MulBackward0::apply(...)")
+    label = label_of({"frames": [native("at::_ops::mm::call(...)"), MODELING, node]}, "backward", in_head=False)
+    assert label.because == "mm at transformers/models/qwen3/m.py:7"
+
+
 @pytest.mark.parametrize(
     ("function", "phase", "kind"),
     [
@@ -66,5 +72,7 @@ def test_a_workspace_of_cublas_is_known_by_its_stack():
 def test_tensors_are_called_as_in_the_transformers_model():
     peft = "base_model.model.model.layers.3.mlp.up_proj"
     assert transformers_name(f"{peft}.base_layer.weight") == "model.layers.3.mlp.up_proj.weight"
+    experts = "base_model.model.model.layers.3.mlp.experts"
+    assert transformers_name(f"{experts}.base_layer.base_layer.down_proj") == "model.layers.3.mlp.experts.down_proj"
     assert transformers_name(f"{peft}.lora_A.default.weight") == f"{peft}.lora_A.default.weight"
     assert series_name("model.layers.3.mlp.up_proj.weight") == "model.layers.*.mlp.up_proj.weight"

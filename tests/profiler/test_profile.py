@@ -14,10 +14,13 @@ JOBS = {
     "hf": {},
     "hf, 8-bit paged": {"optimizer": "paged_adamw_8bit", "double_quant": False, "grad_accum": 2},
     "plain": {"stack": "plain", "optimizer": "adamw_32bit"},
+    "trl": {"stack": "trl", "batch": 2},
+    "trl, full": {"stack": "trl", "method": "full", "optimizer": "adamw_torch", "grad_accum": 2},
     "lora": {"method": "lora", "optimizer": "adamw_torch"},
     "full": {"method": "full", "optimizer": "adamw_torch", "amp": False},
     "no checkpointing": {"stack": "plain", "checkpointing": False, "optimizer": "adamw_8bit"},
     "norms only": {"facts": {"cast_norms": "fp32", "cast_embeddings": "no"}},
+    "scaled loss": {"compute_dtype": "fp16"},
 }
 
 

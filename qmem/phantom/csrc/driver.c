@@ -3,7 +3,7 @@
  * honest    virtual memory management (what expandable segments use): reservations, physical memory against capacity,
  *           mappings; allocation, copies, pointer attributes, the count and names of launched kernels
  * constant  one context for all devices and threads, the driver's version, occupancy of clusters (8), registers (64)
- * refused   multicast, sharing of memory with other processes, green contexts, logs (by name: "not supported")
+ * refused   where managed pages lie, multicast, sharing of memory with other processes, green contexts, logs (by name: "not supported")
  *
  * A name that cuGetProcAddress does not find is left to the caller, who may do without.
  */
@@ -186,6 +186,22 @@ Status cuPointerGetAttribute(void *value, int attribute, uint64_t address) {
   return OK;
 }
 
+/* Where managed pages lie, a region of `summary` bytes an entry.  A driver before CUDA 13.4 cannot tell, and that is the
+ * answer: what evicts pages is not simulated.  With QMEM_PHANTOM_LOCATIONS the phantom is a driver that can, of a card
+ * with room for all of them: they lie where they were allocated for. */
+Status cuMemGetLocationInfo(uint64_t address, size_t n, size_t summary, size_t sampling, Location *locations) {
+  Space space;
+  int device;
+  void *base;
+  size_t whole;
+  if (!getenv("QMEM_PHANTOM_LOCATIONS")) return NOT_SUPPORTED;
+  if (!n || !summary || summary > n || sampling > summary) return INVALID_VALUE;
+  if (!find_allocation((void *)address, &space, &device, &base, &whole)) return INVALID_VALUE;
+  if (space != SPACE_MANAGED || address + n > (uint64_t)base + whole) return INVALID_VALUE;
+  for (size_t i = 0; i * summary < n; i++) locations[i] = (Location){ON_DEVICE, device};
+  return OK;
+}
+
 /* ---- virtual memory management ---- */
 
 Status cuMemGetAllocationGranularity(size_t *n) { *n = 2 * MIB; return OK; }
@@ -267,7 +283,7 @@ Status cuMemRetainAllocationHandle(Handle *handle, void *address) {
 }
 
 Status cuMemGetAllocationPropertiesFromHandle(AllocationProperties *properties, Handle handle) {
-  enum { PINNED = 1, ON_DEVICE = 1 };
+  enum { PINNED = 1 };
   memset(properties, 0, sizeof *properties);
   properties->type = PINNED;
   properties->location = (Location){ON_DEVICE, ((Physical *)handle)->device};

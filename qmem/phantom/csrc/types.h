@@ -106,6 +106,7 @@ typedef struct {
 typedef struct { Dim3 grid, block; size_t dynamic_shared_bytes; Handle stream; } LaunchConfig; /* start of cudaLaunchConfig_t */
 
 typedef struct { int type, id; } Location; /* CUmemLocation */
+enum { ON_DEVICE = 1 };                    /* CUmemLocationType */
 typedef struct {
   int type, requested_handle_types;
   Location location;

@@ -167,6 +167,12 @@ def true_masks_while_a_checkpoint_recomputes(_):
         checkpoint(layer, x, use_reentrant=reentrant).sum().backward()
 
 
+def a_mask_function_mapped_over_positions(_):
+    positions = torch.arange(TOKENS).cuda()
+    visible = torch.vmap(torch.vmap(lambda query, key: query >= key, (None, 0)), (0, None))(positions, positions)
+    return list(visible.shape)
+
+
 def a_declared_loss(verdict):
     loss = activation().sum().detach()
     verdict.declare(loss, "loss", 2.5)
@@ -183,6 +189,12 @@ def a_named_assumption(verdict):
     experts = torch.empty(TOKENS, dtype=torch.int64, device="cuda")
     verdict.assume(experts, torch.arange(TOKENS) % 8, "balanced routing")
     return (experts == 3).nonzero().shape[0]
+
+
+def zeros_by_assumption(verdict):
+    outliers = activation().abs() >= 6.0
+    with verdict.assuming_zeros("no outliers"):
+        return [bool(outliers.any()), outliers.nonzero().shape[0]]
 
 
 def nothing_but_products(_):
@@ -208,9 +220,11 @@ CASES = (
     written_in_place,
     a_large_mask,
     true_masks_while_a_checkpoint_recomputes,
+    a_mask_function_mapped_over_positions,
     a_declared_loss,
     a_declared_block,
     a_named_assumption,
+    zeros_by_assumption,
     nothing_but_products,
 )
 
