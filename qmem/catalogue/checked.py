@@ -20,7 +20,10 @@ class Errors(NamedTuple):
 
 
 class Regime(msgspec.Struct, frozen=True):
-    """Jobs of one stack and method, with or without experts, and the errors of their allocated peaks by replay."""
+    """Jobs of one stack and method, with or without experts, and what their peaks were off by.
+
+    ``none``, ``quick`` and ``full`` are of allocated by replay; the others are of reserved.
+    """
 
     stack: str
     method: str
@@ -29,11 +32,17 @@ class Regime(msgspec.Struct, frozen=True):
     none: Errors
     quick: Errors
     full: Errors
+    quick_reserved: Errors
+    full_reserved: Errors
 
     def errors(self, replay: Replay) -> Errors:
-        """The errors with one of the replays."""
+        """The errors of allocated with one of the replays."""
         found: Errors = getattr(self, replay)
         return found
+
+    def reserved_errors(self, replay: Replay) -> Errors | None:
+        """The errors of reserved with one of the replays, of which "none" does not tell it."""
+        return None if replay == "none" else self.quick_reserved if replay == "quick" else self.full_reserved
 
 
 class Checked(msgspec.Struct, frozen=True):

@@ -9,18 +9,28 @@ from typing import Literal, NamedTuple
 from qmem.allocator import Replay, parse_settings, round_to_grain
 from qmem.allocator import replay as replay_trace
 from qmem.allocator import warnings as allocator_warnings
-from qmem.architecture import AdapterPlan, Architecture, adapt, describe, position_warning, quantized_modules
+from qmem.architecture import (
+    AdapterPlan,
+    Architecture,
+    adapt,
+    check_plain_head,
+    describe,
+    position_warning,
+    quantized_modules,
+)
 from qmem.catalogue import FoundModel, Gpu, find_model
 from qmem.catalogue.stacks import StackFacts, facts_in_force, resolve_stack
 from qmem.errors import UnsupportedError
 from qmem.estimator import paper
+from qmem.estimator.doubt import doubt
 from qmem.estimator.families import check_family
+from qmem.estimator.families.parts import layer_kinds
 from qmem.estimator.model import Trained, layer_of, trained_parameters
-from qmem.estimator.repeat import WALKED_LAYERS, repeated
+from qmem.estimator.repeat import Cut, cut_of, repeated
 from qmem.estimator.settle import Settled, settle
 from qmem.estimator.step import Walk, walk
 from qmem.estimator.storage import optimizer_state
-from qmem.estimator.supported import check_supported
+from qmem.estimator.supported import check_older, check_scored, check_supported
 from qmem.job import Job
 from qmem.ledger import Item, Kind, Ledger, Moment, Parameters, Peak, Reading, Trace
 from qmem.ledger.series import series_name, with_range
@@ -52,7 +62,7 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: ReplayMode = "quick") 
         gpu: the card whose kernels and workspaces are used; an A100 where none is named.
         replay: how the caching allocator is run over the walk, for what it holds reserved and the tails of its
             blocks. "full": over every event. "quick": in repeated layers only over what outlives them, which is off
-            by up to about 2 % of reserved (``reports/accuracy.md``). "none": every allocation is rounded to 512
+            by a few percent of reserved (``reports/accuracy.md``). "none": every allocation is rounded to 512
             bytes, and reserved is absent.
 
     Raises:
@@ -92,6 +102,10 @@ def _describe(job: Job, gpu: Gpu | None) -> Described:
     plan = adapt(architecture, job)
     facts = resolve_stack(job)
     check_supported(job, plan, facts)
+    check_older(job, architecture.family, facts)
+    if facts.fused_head:
+        check_plain_head(architecture, plan, job)
+        check_scored(architecture)
     quantized = frozenset(linear.name for linear in quantized_modules(architecture, job))
     return Described(job, found, architecture, plan, quantized, facts, _kernels_of(gpu))
 
@@ -106,14 +120,20 @@ def _kernels_of(gpu: Gpu | None) -> paper.Gpu:
 
 
 def _walk(described: Described, *, brief: bool, steady: bool = False) -> Trace:
-    """Walk six layers and repeat one in the middle; walk all where they are few or not alike."""
+    """Walk six layers (or periods of layers) and repeat one in the middle; walk all where they are few or not alike."""
     n_layers = described.architecture.n_layers
-    if n_layers > WALKED_LAYERS:
-        cut = _program(described, WALKED_LAYERS, steady=steady)
-        longer = repeated(cut.trace, cut.regions, n_layers, brief=brief)
+    cut = _cut(described)
+    if cut is not None:
+        walked = _program(described, cut.walked, steady=steady)
+        longer = repeated(walked.trace, walked.regions, n_layers, brief=brief, period=cut.period)
         if longer is not None:
             return longer
     return _program(described, n_layers, steady=steady).trace
+
+
+def _cut(described: Described) -> Cut | None:
+    adapted = (module.name for module in described.plan.adapted)
+    return cut_of(layer_kinds(described.architecture, described.quantized, adapted))
 
 
 def _program(described: Described, n_layers: int, *, steady: bool = False) -> Walk:
@@ -157,7 +177,7 @@ def _ledger(
         stack={"title": described.facts.title, **facts_in_force(described.facts)},
         versions=described.facts.versions,
         parameters=Parameters(plan.total, plan.trainable),
-        peak=_peak(settled, played),
+        peak=_peak(described, settled, played, replay),
         paged_bytes=sum(item.n_bytes for item in managed),
         items=(*settled.items, *managed),
         readings=(*settled.readings, *_reserved_readings(settled, played, replay)),
@@ -166,13 +186,16 @@ def _ledger(
     )
 
 
-def _peak(settled: Settled, played: Replay | None) -> Peak:
+def _peak(described: Described, settled: Settled, played: Replay | None, replay: ReplayMode) -> Peak:
     span = settled.peak
+    allocated_bytes = settled.allocated[span.high_water]
+    reserved_bytes = played.peak_reserved_bytes if played else None
     return Peak(
         moment=span.moment(span.high_water),
         requested_bytes=settled.requested[span.high_water],
-        allocated_bytes=settled.allocated[span.high_water],
-        reserved_bytes=played.peak_reserved_bytes if played else None,
+        allocated_bytes=allocated_bytes,
+        reserved_bytes=reserved_bytes,
+        doubt=doubt(described.job, described.architecture, allocated_bytes, reserved_bytes, replay),
     )
 
 
@@ -226,13 +249,16 @@ def _managed(described: Described, settled: Settled) -> list[Item]:
 def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> tuple[str, ...]:
     sentences = []
     if replay == "quick":
-        sentences.append(
-            "reserved is from a quick replay of the allocator, off by up to 2 % or so: --replay runs it all"
-        )
+        sentences.append("reserved is from a quick replay of the allocator: --replay runs every event")
     if gpu is None:
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
     if described.job.effective_quant == "int8":
         sentences.append("int8: no activation has outlier columns, whose number depends on the data")
+    if any(parameter.role == "expert" for parameter in described.architecture.parameters):
+        sentences.append(
+            "balanced routing: every expert gets as many tokens as the others; what a grouped product allocates does"
+            " not depend on it"
+        )
     if described.job.grad_accum > 1:
         sentences.append("micro-steps after the second are like the second")
     return tuple(sentences)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from qmem.ledger.comparison import Comparison, compare
 
 __all__ = [
-    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Doubt", "Ended", "Instrument", "Interval", "Item", "Kind",
-    "Label", "Ledger", "Mark", "Moment", "Parameters", "Peak", "Phase", "Reading", "Space", "State", "Trace",
+    "HEADINGS", "SCHEMA_VERSION", "WATERLINES", "Comparison", "Doubt", "Ended", "Instrument", "Interval", "Item",
+    "Kind", "Label", "Ledger", "Mark", "Moment", "Parameters", "Peak", "Phase", "Reading", "Space", "State", "Trace",
     "Waterline", "compare", "from_json", "to_json",
 ]  # fmt: skip
 

@@ -39,6 +39,7 @@ def _said(ledger: Ledger) -> dict[str, str | None]:
     """What a ledger says of the question and of the machine, as words."""
     job = {field: getattr(ledger.job, field) for field in ledger.job.__struct_fields__ if field not in RESOLVED}
     facts = job.pop("facts")
+    asked = {"job.quant": ledger.job.effective_quant, **{f"job.{name}": value for name, value in (job | facts).items()}}
     said = {
         "instrument": ledger.instrument,
         "state": ledger.state,
@@ -47,8 +48,7 @@ def _said(ledger: Ledger) -> dict[str, str | None]:
         "device": ledger.device or None,
         "parameters.total": f"{ledger.parameters.total:,}",
         "parameters.trainable": f"{ledger.parameters.trainable:,}",
-        "job.quant": ledger.job.effective_quant,
-        **{f"job.{name}": value for name, value in {**job, **facts}.items()},
+        **({"job.watched": ledger.watched} if ledger.watched else asked),
         **{f"stack.{name}": value for name, value in ledger.stack.items()},
         **{f"versions.{name}": value for name, value in ledger.versions.items()},
         **{f"passport.{name}": value for name, value in ledger.passport.items() if name != WHEN},

@@ -91,6 +91,7 @@ class Doubt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     because: str
     allocated_bytes: Interval | None = None
+    reserved_bytes: Interval | None = None
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,6 +124,9 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     What only a run has: ``passport`` says where, when and with what it ran; ``state`` whether a value that was read
     from a simulated device decided a shape; ``ended`` how it ended, for everything after that is missing;
     ``counters`` are numbers of the whole run (bytes unless the name says otherwise).
+
+    ``watched`` says which training run it was where the instrument did not build it; of ``job`` only the model is known
+    then, and its other fields say nothing.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -143,6 +147,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     state: State = "clean"
     ended: Ended = "complete"
     counters: dict[str, int] = {}
+    watched: str = ""
 
     def at(self, moment: Moment, space: Space = "gpu") -> Iterator[Item]:
         """The items of one space that are alive at a moment."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qmem.job import Job, assumed_defaults
-from qmem.ledger import WATERLINES, Instrument, Interval, Item, Kind, Ledger, Waterline
+from qmem.ledger import WATERLINES, Doubt, Instrument, Interval, Item, Kind, Ledger, Waterline
 from qmem.planner.verdict import SAFETY_MARGIN
 from qmem.report.breakdown import Breakdown, Row, Total, breakdown
 from qmem.report.comparison import Beside, beside, beside_total, why_they_differ
@@ -31,6 +31,7 @@ _TRUTH: dict[Instrument, str] = {
 }
 
 _TOLD_BY: dict[Waterline, str] = {"reserved": " (--replay tells)", "device": " (it depends on the card: --gpu)"}
+"""What an estimate would need to know a waterline."""
 
 ADAPTER_FIELDS = ("rank", "alpha", "dropout", "targets", "bias", "rslora", "dora")
 QUANT_FIELDS = ("double_quant", "block_size", "quant_storage")
@@ -98,10 +99,17 @@ def _on_card(view: EstimateView) -> Ledger:
 def _print_title(page: _Page) -> None:
     ledger = page.view.ledger
     page.print(f"{ledger.model}: {_job_line(ledger.job)}", "bold")
-    share = ledger.parameters.trainable / ledger.parameters.total
-    trained = f"{ledger.parameters.trainable:,} trained ({share:.4%})"
-    page.print(f"{ledger.parameters.total:,} parameters, {trained}")
-    page.print(f"instrument: {ledger.instrument}, {_TRUTH[ledger.instrument]}")
+    total, trainable = ledger.parameters.total, ledger.parameters.trainable
+    share = f" ({trainable / total:.4%})" if total else ""
+    page.print(f"{total:,} parameters, {trainable:,} trained{share}")
+    page.print(f"instrument: {ledger.instrument}, {_TRUTH[ledger.instrument]}{_doubts(ledger)}")
+
+
+def _doubts(ledger: Ledger) -> str:
+    """That a result rests on something, or is not whole; nothing of one that is clean and complete."""
+    state = f"; {ledger.state}" if ledger.state != "clean" else ""
+    ended = f"; it ended early: {ledger.ended}" if ledger.ended != "complete" else ""
+    return state + ended
 
 
 def _job_line(job: Job) -> str:
@@ -128,7 +136,8 @@ def _print_table(page: _Page) -> None:
 
 def _new_table(page: _Page, *, bars: bool, formulas: bool) -> Table:
     ledger = page.view.ledger
-    table = new_table([f"at the peak:\n{ledger.peak.moment}"], [f"{ledger.instrument}\nGiB"])
+    state = f"{ledger.state}\n" if ledger.state != "clean" else ""
+    table = new_table([f"at the peak:\n{ledger.peak.moment}"], [f"{ledger.instrument}\n{state}GiB"])
     if page.view.rule:
         add_numbers(table, ["rule of thumb\nGB", f"{'above rule' if bars else 'differs'}\nGB"])
     if bars:
@@ -201,7 +210,8 @@ def _print_footnotes(page: _Page, *, meanings: bool) -> None:
     if meanings:
         meanings_in_order = [f"{total.waterline} {_MEANING[total.waterline]}" for total in page.rows.totals]
         sentences.append(f"The total {', '.join(meanings_in_order)}.")
-    unknown = [f"{name}{_TOLD_BY.get(name, '')}" for name in WATERLINES if page.rows.total(name) is None]
+    told_by = _TOLD_BY if page.view.ledger.instrument == "estimate" else {}
+    unknown = [f"{name}{told_by.get(name, '')}" for name in WATERLINES if page.rows.total(name) is None]
     if unknown:
         sentences.append(f"Not known here: {listed(unknown)}.")
     if page.view.rule:
@@ -224,9 +234,27 @@ def _print_notes(page: _Page) -> None:
         notes.append(_other_stacks(ledger, page.view.other_stacks))
     if page.view.rule:
         notes.append(why_they_differ(page.rows, page.view.rule))
+    if ledger.peak.doubt:
+        notes.append(_doubt(ledger.peak.doubt))
     notes += [_stack(ledger), f"Assumed defaults: {_defaults(ledger.job)}.", *ledger.assumptions]
     page.print_points("Behind the numbers", notes)
     page.print_points("Warnings", list(ledger.warnings), "yellow")
+
+
+def _doubt(doubt: Doubt) -> str:
+    """Where the measured peak lies, if this job's error is one of those that were seen."""
+    interval = doubt.allocated_bytes
+    if interval is None:
+        return f"How far the peak may be off is {doubt.because}."
+    where = [f"allocated {_range(interval)}"]
+    if doubt.reserved_bytes is not None:
+        where.append(f"reserved {_range(doubt.reserved_bytes)}")
+    return f"Measured, the peak would lie at {' and '.join(where)} GiB: {doubt.because}."
+
+
+def _range(interval: Interval) -> str:
+    low, high = (f"{n_bytes / GIB:.2f}" for n_bytes in (interval.low, interval.high))
+    return low if low == high else f"{low} to {high}"
 
 
 def _other_stacks(ledger: Ledger, others: dict[str, int]) -> str:
@@ -240,7 +268,8 @@ def _stack(ledger: Ledger) -> str:
     versions = ", ".join(f"{library} {version}" for library, version in ledger.versions.items())
     facts = ", ".join(f"{name}={value}" for name, value in ledger.job.facts.items())
     overridden = f", with {facts}" if facts else ""
-    card = f"; kernels and workspaces of {ledger.device}" if ledger.device else ""
+    what = "kernels and workspaces of" if ledger.instrument == "estimate" else "run on"
+    card = f"; {what} {ledger.device}" if ledger.device else ""
     return f"Stack {ledger.job.stack} ({versions}){overridden}{card}."
 
 

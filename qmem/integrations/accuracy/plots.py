@@ -76,7 +76,7 @@ def _errors(pyplot: Any, rows: Sequence[Row], path: Path, by: str) -> None:
 def _group(row: Row, by: str) -> str:
     if by == "model":
         return row.job.model.rpartition("/")[2]
-    return f"{row.job.stack} · {row.job.method}{' · experts' if row.state == 'assumed' else ''}"
+    return f"{row.job.stack} · {row.job.method}{' · experts' if row.experts else ''}"
 
 
 def _save(pyplot: Any, figure: Any, path: Path) -> None:

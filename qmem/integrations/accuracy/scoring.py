@@ -6,9 +6,11 @@ It owns what is compared; it writes nothing.
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from qmem.architecture import describe
 from qmem.catalogue import find_gpu, find_model
 from qmem.errors import QmemError
 from qmem.estimator import estimate
+from qmem.estimator.doubt import has_experts
 from qmem.integrations.accuracy.grid import Entry, Refused
 from qmem.job import Job
 from qmem.ledger import Kind, Ledger
@@ -61,6 +63,11 @@ class Row(NamedTuple):
     def family(self) -> str:
         """The ``model_type`` of the job's model."""
         return str(find_model(self.job.model).config["model_type"])
+
+    @property
+    def experts(self) -> bool:
+        """Whether the model has experts."""
+        return has_experts(describe(find_model(self.job.model).config))
 
 
 class Listed(NamedTuple):

@@ -158,7 +158,7 @@ def checked(rows: Sequence[Row]) -> Checked:
     trusted = [row for row in rows if row.state != "tainted"]
     groups: dict[tuple[str, str, bool], list[Row]] = {}
     for row in trusted:
-        groups.setdefault((row.job.stack, row.job.method, row.state == "assumed"), []).append(row)
+        groups.setdefault((row.job.stack, row.job.method, row.experts), []).append(row)
     return Checked(
         families=tuple(sorted({row.family for row in trusted})),
         ranges={name: (min(map(of, trusted)), max(map(of, trusted))) for name, of in RANGES},
@@ -181,4 +181,6 @@ def _regime(key: tuple[str, str, bool], rows: Sequence[Row]) -> Regime:
         none=span(lambda row: row.grain),
         quick=span(lambda row: row.quick_allocated),
         full=span(lambda row: row.allocated),
+        quick_reserved=span(lambda row: row.quick_reserved),
+        full_reserved=span(lambda row: row.reserved),
     )
