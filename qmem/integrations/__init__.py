@@ -1,0 +1,1 @@
+"""What brings qmem and other programs together: accuracy runs, replays of published measurements."""

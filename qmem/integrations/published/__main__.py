@@ -1,0 +1,24 @@
+"""``python -m qmem.integrations.published``: measure what is not measured yet, then write the report."""
+
+import click
+
+from qmem.integrations.command import REPORTS, run, tell, write_data, write_text
+from qmem.integrations.published.replaying import FOLDER, replay
+from qmem.integrations.published.report import report
+from qmem.integrations.published.rows import read_rows
+
+
+@click.command()
+@click.option("--again", is_flag=True, help="Measure all rows anew, also those that are there.")
+def main(*, again: bool) -> None:
+    """Replay published measurements on the phantom and write reports/phantom-vs-published.md."""
+    for stored in FOLDER.glob("*.json") if again else ():
+        stored.unlink()
+    rows = read_rows()
+    measured = replay(rows, tell)
+    write_data(REPORTS / "phantom-vs-published.json", measured)
+    write_text(REPORTS / "phantom-vs-published.md", report(rows, measured))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,107 @@
+"""The pytest plugin: the mark ``qmem_budget``, the fixtures ``qmem_check`` and ``qmem_benchmark``.
+
+pytest loads this module in every run, so it imports nothing until a test uses one of them; ``-p no:qmem`` leaves it
+out.  It owns pytest's hooks and options; what they do is in the modules beside it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from qmem.integrations.pytest_plugin.benchmark import MeasuredBenchmark
+    from qmem.integrations.pytest_plugin.checked import Checked
+
+MARK = "qmem_budget"
+CHILD = "qmem-child"
+"""The plugin that is registered in the process of a marked test."""
+
+MARKERS = (
+    f'{MARK}(amount, device=None, *, beside_driver=False): the most that the test may allocate, such as "11.5 GiB"; it '
+    "runs in a process of its own, on a simulated device where one is named.",
+)
+VERDICTS = pytest.StashKey[list[str]]()
+"""What ``qmem_check`` found in a test, as JSON; it travels with the test's report."""
+
+STORED_RUNS = pytest.StashKey[list[dict[str, Any]]]()
+"""Runs of pytest-benchmark that this one is compared with."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options."""
+    group = parser.getgroup("qmem", "qmem: peak memory of trainings")
+    group.addoption("--qmem-update", action="store_true", help="store what qmem_check measures as its baseline")
+    group.addoption(
+        "--qmem-allow-dirty", action="store_true", help="with --qmem-update: accept a tree that is not committed"
+    )
+    group.addoption(
+        "--qmem-report", metavar="FILE", help="write the verdicts of qmem_check to FILE: .json, .md or .xml (JUnit)"
+    )
+    group.addoption("--qmem-skip-unavailable", action="store_true", help="skip what cannot be measured on this machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the mark, and refuses a report that could not be written in any form."""
+    for line in MARKERS:
+        config.addinivalue_line("markers", line)
+    if config.getoption("qmem_report"):
+        from qmem.integrations.pytest_plugin.checked import check_suffix  # noqa: PLC0415
+
+        check_suffix(config.getoption("qmem_report"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A marked test runs in a process of its own."""
+    mark = item.get_closest_marker(MARK)
+    if mark is None or item.config.pluginmanager.has_plugin(CHILD):
+        return None
+    from qmem.integrations.pytest_plugin.budget import run_alone  # noqa: PLC0415
+
+    run_alone(item, mark, nextitem)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.TestReport, pytest.TestReport]":
+    """Gives the report what ``qmem_check`` found, so that it reaches the process that writes ``--qmem-report``."""
+    report = yield
+    if report.when == "call" and VERDICTS in item.stash:
+        report.qmem_verdicts = item.stash[VERDICTS]
+    return report
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Has verdicts collected where a report was asked for; the processes of xdist leave that to the one above them."""
+    if session.config.getoption("qmem_report") and not hasattr(session.config, "workerinput"):
+        from qmem.integrations.pytest_plugin.checked import VerdictWriter  # noqa: PLC0415
+
+        session.config.pluginmanager.register(VerdictWriter(session.config), "qmem-verdicts")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_compare_machine_info(config: pytest.Config, compared_benchmark: dict[str, Any]) -> None:
+    """Keeps a stored run of pytest-benchmark, which itself compares times alone."""
+    config.stash.setdefault(STORED_RUNS, []).append(compared_benchmark)
+    if not config.pluginmanager.has_plugin("qmem-benchmarks"):
+        from qmem.integrations.pytest_plugin.benchmark import MemoryComparison  # noqa: PLC0415
+
+        config.pluginmanager.register(MemoryComparison(config), "qmem-benchmarks")
+
+
+@pytest.fixture
+def qmem_check(request: pytest.FixtureRequest) -> "Checked":
+    """``qmem_check(ledger)`` compares what was measured in this test with the baseline that is stored of it."""
+    from qmem.integrations.pytest_plugin.checked import Checked  # noqa: PLC0415
+
+    return Checked(request.node)
+
+
+@pytest.fixture
+def qmem_benchmark(request: pytest.FixtureRequest) -> "MeasuredBenchmark":
+    """``benchmark`` of pytest-benchmark, which keeps peak memory beside the time."""
+    from qmem.integrations.pytest_plugin.benchmark import MeasuredBenchmark  # noqa: PLC0415
+
+    return MeasuredBenchmark(request.getfixturevalue("benchmark"))

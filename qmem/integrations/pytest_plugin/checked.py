@@ -1,0 +1,149 @@
+"""The fixture ``qmem_check``: what was measured in a test, against the baseline that is stored of it.
+
+Baselines and judgement are the gate's; this owns how a test's baseline is called, and what pytest says of a verdict.
+"""
+
+import re
+import warnings
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from qmem.errors import QmemError, UsageError
+from qmem.gate import Scenario, Verdict, judge
+from qmem.gate.baseline import baseline_of, read_baseline, store_baseline
+from qmem.gate.judging import update_command
+from qmem.gate.repository import check_committed, commit_of
+from qmem.gate.scenario import Instrument
+from qmem.integrations.pytest_plugin import VERDICTS
+from qmem.ledger import Ledger
+from qmem.report.gate_formats import FORMATS
+from qmem.report.gate_table import described
+from qmem.units import parse_bytes
+
+FORMS = {".json": "json", ".md": "markdown", ".xml": "junit"}
+"""The form of a report by the suffix of its file."""
+
+INSTRUMENTS: dict[str, Instrument] = {"estimate": "estimate", "phantom profile": "phantom", "profile": "gpu"}
+"""How scenarios call the instruments of ledgers."""
+
+GOOD = ("unchanged", "within tolerance", "stale")
+"""Outcomes with which a test passes."""
+
+LONGEST_NAME = 150
+"""Signs of a test's name that its baseline's file keeps."""
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def baseline_name(nodeid: str, name: str = "") -> str:
+    """The test's id as a file may be called: ``tests-test_train.py-test_step``.
+
+    Where something of the id is lost on the way, a digest of it keeps two tests apart.
+    """
+    whole = f"{nodeid}-{name}" if name else nodeid
+    plain = _UNFIT.sub("-", whole).strip("-._")
+    if len(plain) <= LONGEST_NAME and "[" not in nodeid:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
+
+
+class Checked:
+    """Compares ledgers with the baselines of one test."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item, self._config = item, item.config
+        self._seen: set[str] = set()
+
+    def __call__(self, ledger: Ledger, *, name: str = "", budget: str | int | None = None) -> Verdict:
+        """Fail the test where the peak grew beyond the tolerance, is over the budget, or has nothing to compare with.
+
+        Args:
+            ledger: from ``qmem.estimate``, ``qmem.profile`` or ``qmem.watch``.
+            name: tells several ledgers of one test apart.
+            budget: the most that may be allocated: bytes, or ``"11.5 GiB"``.
+        """
+        try:
+            scenario = self._scenario(ledger, name, budget)
+            if self._config.getoption("qmem_update"):
+                self._store(scenario, ledger)
+            verdict = self._judged(scenario, ledger)
+        except QmemError as error:
+            pytest.fail(f"qmem_check: {error}", pytrace=False)
+        self._item.stash.setdefault(VERDICTS, []).append(msgspec.json.encode(verdict).decode())
+        if verdict.outcome == "stale":
+            warnings.warn(f"{verdict.scenario}: {verdict.why}", stacklevel=2)
+        if verdict.outcome not in GOOD:
+            pytest.fail(in_words(verdict), pytrace=False)
+        return verdict
+
+    def _scenario(self, ledger: Ledger, name: str, budget: str | int | None) -> Scenario:
+        if not isinstance(ledger, Ledger):
+            raise UsageError(
+                f"{type(ledger).__name__} is no ledger", hint="give what qmem.estimate or a profile returns"
+            )
+        file = baseline_name(self._item.nodeid, name)
+        if file in self._seen:
+            raise UsageError(
+                "it was called twice in this test", hint='tell the calls apart: qmem_check(ledger, name="…")'
+            )
+        self._seen.add(file)
+        limit = parse_bytes(budget) if isinstance(budget, str) else budget
+        return Scenario(name=file, instrument=INSTRUMENTS[ledger.instrument], budget=limit)
+
+    def _store(self, scenario: Scenario, ledger: Ledger) -> None:
+        folder = self._config.rootpath
+        if not self._config.getoption("qmem_allow_dirty"):
+            _check_committed(folder)
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        passport = {"reason": "--qmem-update", "date": date, "commit": commit_of(folder)}
+        store_baseline(folder, baseline_of(scenario, ledger, passport))
+
+    def _judged(self, scenario: Scenario, ledger: Ledger) -> Verdict:
+        verdict = judge(scenario, ledger, read_baseline(self._config.rootpath, scenario.name))
+        here = f'pytest "{self._item.nodeid}" --qmem-update'
+        return structs.replace(verdict, why=verdict.why.replace(update_command(scenario.name), here))
+
+
+def _check_committed(folder: Path) -> None:
+    try:
+        check_committed(folder)
+    except UsageError as error:
+        raise UsageError(error.message, hint="commit first, or add --qmem-allow-dirty") from error
+
+
+def in_words(verdict: Verdict) -> str:
+    """A verdict in a few lines: the sentence, what changed in libraries and job, the counter that moved most."""
+    lines = [f"qmem_check: {verdict.outcome}: {verdict.why}"]
+    lines += [f"  changed: {change}" for change in verdict.changed]
+    lines += [f"  {line}" for finding in verdict.findings[:1] for line in described(finding)]
+    return "\n".join(lines)
+
+
+def check_suffix(path: str) -> None:
+    """Raise where ``--qmem-report`` names a file of no known form."""
+    if Path(path).suffix not in FORMS:
+        raise pytest.UsageError(f"--qmem-report {path}: name a file that ends in {', '.join(FORMS)}")
+
+
+class VerdictWriter:
+    """Collects the verdicts of a session, and writes them at its end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._path = config.invocation_params.dir / config.getoption("qmem_report")
+        self._verdicts: list[Verdict] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Takes what a test's report carries, whichever process ran it."""
+        for text in getattr(report, "qmem_verdicts", ()):
+            self._verdicts.append(msgspec.json.decode(text, type=Verdict))
+
+    def pytest_sessionfinish(self) -> None:
+        """Writes the file, also where there is nothing to say: a runner expects it."""
+        failing = [verdict.scenario for verdict in self._verdicts if verdict.outcome not in GOOD]
+        text = FORMATS[FORMS[self._path.suffix]](self._verdicts, failing)
+        self._path.write_text(text, encoding="utf-8")
