@@ -35,7 +35,7 @@ EXIT_CODES = {
 
 
 def show_profile(**given: Any) -> int:
-    """Run, print, store; the exit code says how the run ended, then whether the card of ``--gpu`` is too small."""
+    """Run, store, print; the exit code says how the run ended, then whether the card of ``--gpu`` is too small."""
     from qmem.catalogue import find_gpu
     from qmem.profiler import profile
     from qmem.profiler.storing import check_place
@@ -54,8 +54,9 @@ def show_profile(**given: Any) -> int:
             job, phantom=phantom, memory=memory, steps=given["steps"], weights=weights, load=given["load"],
             on_progress=on_progress,
         )  # fmt: skip
-    _show(ledger, phantom, judged or phantom, as_json=given["as_json"])
+    # First: whatever happens to the page, the measurement is kept.
     is_stored = _store(ledger, out)
+    _show(ledger, phantom, judged or phantom, as_json=given["as_json"])
     return _exit_code(ledger, judged, is_stored=is_stored)
 
 
@@ -127,7 +128,7 @@ def _card_of(ledger: "Ledger") -> "Gpu | None":
 
 
 def _store(ledger: "Ledger", out: Path | None) -> bool:
-    """Store the ledger and say where; a place that cannot be written takes nothing from what was printed."""
+    """Store the ledger and say where; a place that cannot be written takes nothing from what is printed."""
     from qmem.profiler.storing import store
 
     try:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from qmem.ledger import Moment
-from qmem.profiler.protocol import AnyEvent, Closed, Entered, Started, Traced
+from qmem.profiler.protocol import AnyEvent, Closed, Entered, Noted, Started, Traced
 from qmem.units import format_gib
 
 
@@ -26,5 +26,7 @@ class RunLine:
             self.peak = max(self.peak, event.peak)
             now, peak = format_gib(event.allocated), format_gib(self.peak)
             self.show(f"{self.device}: {Moment(*event.place, 0)} - {now} allocated, {peak} at the peak")
+        elif isinstance(event, Noted):
+            self.show(event.sentence)
         elif isinstance(event, Traced):
             self.show(f"{self.device}: adding up")

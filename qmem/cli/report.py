@@ -37,14 +37,14 @@ def _text(ledger: "Ledger", form: Form, output: str | None) -> str:
 
 def _render(console: "Console", ledger: "Ledger") -> None:
     """The page of an estimate, then what only a run has, and what the counters said in each phase."""
-    from qmem.report.ledger_sheets import phase_sheets, run_sheets
+    from qmem.report.ledger_sheets import end_sheets, phase_sheets, run_sheets
     from qmem.report.sheets import print_sheets
     from qmem.report.terminal import render_estimate
     from qmem.report.view import EstimateView
 
     render_estimate(console, EstimateView(ledger=ledger))
     console.print()
-    print_sheets(console, (*run_sheets(ledger), *phase_sheets(ledger)))
+    print_sheets(console, (*end_sheets(ledger), *run_sheets(ledger), *phase_sheets(ledger)))
 
 
 command = VerbCommand(

@@ -7,11 +7,13 @@ import codecs
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from qmem.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from rich.console import Console
 
 MIN_WIDTH = 40
@@ -49,9 +51,22 @@ def result_console() -> "Console":
     """A console of stdout's width, colours and encoding; render inside its ``capture()``, then ``write_result``."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=cast("TextIO", _Unwritten()), highlight=False)
     console.width = max(console.width, MIN_WIDTH)
     return console
+
+
+class _Unwritten:
+    """Looks like stdout to whoever renders for it, and is not written: a full disk fails at an empty text too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return
 
 
 def write_result(text: str) -> None:

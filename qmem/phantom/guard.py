@@ -74,6 +74,11 @@ def watching(logged: tuple[Consumer, ...] = LOGGED) -> Iterator[Verdict]:
         _watchers.remove(watcher)
 
 
+def current() -> Verdict | None:
+    """The verdict of the guard that watches this process, if one does."""
+    return _watchers[0].verdict if _watchers else None
+
+
 @contextmanager
 def known_read(why: str) -> Iterator[None]:
     """Reads in this block do not change shapes, says its caller; ``why`` names them.  Without a guard: nothing."""

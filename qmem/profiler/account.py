@@ -34,30 +34,31 @@ def ledger_of(described: Described, told: Told) -> Ledger:
     started = only(told, protocol.Started)
     passport = started.passport if started else {}
     libraries = libraries_of(described.request.job)
-    counters = _counters(described.request, told, spans)
-    subtracted = _error_of_subtraction(counters)
+    counters = counters_of(described.request, told, spans)
+    subtracted = error_of_subtraction(counters)
     return Ledger(
-        instrument=_instrument(described.request),
+        instrument=instrument_of(described.request),
         job=described.request.job,
         model=described.found.id,
         device=started.device if started else "",
         stack={"title": described.facts.title, **facts_in_force(described.facts)},
         versions={library: passport[library] for library in libraries if library in passport},
         parameters=_parameters(described, told),
-        peak=_peak(spans, matches, described.request),
-        paged_bytes=_paged_bytes(spans),
+        peak=peak_of(spans, matches, described.request),
+        paged_bytes=paged_bytes_of(spans),
         items=tuple(books.items),
         readings=tuple(readings_of(spans, matches)),
         assumptions=(*assumptions_of(described, told, matches), *subtracted, *noted(told, is_warning=False)),
         warnings=(*warnings_of(described, told, spans, matches), *noted(told, is_warning=True)),
         passport={name: text for name, text in passport.items() if name not in libraries},
-        state=_state(told),
+        state=state_of(told),
         ended=told.ended,
         counters=counters,
     )
 
 
-def _instrument(request: Request) -> Instrument:
+def instrument_of(request: Request) -> Instrument:
+    """Which instrument the run was."""
     return "profile" if request.phantom is None else "phantom profile"
 
 
@@ -70,7 +71,7 @@ class Books:
     def balance(self, spans: list[Span], matches: list[Match]) -> None:
         """Post what is left over at every moment at which everything should be known."""
         closed_like = {match.span.last for match in matches if match.at_closing}
-        for span in spans:
+        for span in (span for span in spans if span.closed.looked):
             closed = span.closed
             if span.last in closed_like or closed.place.phase in UNNAMED_ARE_FEW or closed.unfinished:
                 self._post(span.closing, closed.requested.current, closed.allocated.current)
@@ -114,7 +115,8 @@ def _pair(closing: Moment, at_peak: Moment, waterline: Waterline, counter: Count
     yield Reading(moment=closing, waterline=waterline, measure="current", n_bytes=counter.current, counter=name)
 
 
-def _peak(spans: list[Span], matches: list[Match], request: Request) -> Peak:
+def peak_of(spans: list[Span], matches: list[Match], request: Request) -> Peak:
+    """The fullest moment of training."""
     span = fullest(spans)
     closed = span.closed
     return Peak(
@@ -139,17 +141,19 @@ def _parameters(described: Described, told: Told) -> Parameters:
     return Parameters(counted.total, counted.trainable)
 
 
-def _paged_bytes(spans: list[Span]) -> int:
+def paged_bytes_of(spans: list[Span]) -> int:
     """Managed bytes at the closing that had the most of them."""
     return max(sum(holding.n_bytes for holding in span.closed.holdings if holding.space == "managed") for span in spans)
 
 
-def _state(told: Told) -> State:
+def state_of(told: Told) -> State:
+    """What the readback guard says; on a real GPU nothing is in doubt."""
     guarded = only(told, protocol.Guarded)
     return guarded.state if guarded else "clean"
 
 
-def _counters(request: Request, told: Told, spans: list[Span]) -> dict[str, int]:
+def counters_of(request: Request, told: Told, spans: list[Span]) -> dict[str, int]:
+    """The numbers of the whole run."""
     finished, started = only(told, protocol.Finished), only(told, protocol.Started)
     # The context of a simulated card is a constant, and where managed pages lie is not simulated.
     context = started.passport.get("context bytes") if started and not request.phantom else None
@@ -169,7 +173,7 @@ def _shortage(last: Span) -> dict[str, int]:
 
 def _resident(spans: list[Span], context_bytes: int | None) -> dict[str, int]:
     """Managed bytes on the GPU at the last closing: the driver's word, or what is left of the bytes used by anyone."""
-    last, paged = spans[-1].closed, _paged_bytes(spans)
+    last, paged = spans[-1].closed, paged_bytes_of(spans)
     if not paged:
         return {}
     if last.resident is not None:
@@ -180,7 +184,7 @@ def _resident(spans: list[Span], context_bytes: int | None) -> dict[str, int]:
     return {SUBTRACTED: min(max(left, 0), paged)}
 
 
-def _error_of_subtraction(counters: dict[str, int]) -> list[str]:
+def error_of_subtraction(counters: dict[str, int]) -> list[str]:
     """A sentence where managed bytes were counted by subtraction."""
     if SUBTRACTED not in counters:
         return []

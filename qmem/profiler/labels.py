@@ -3,6 +3,7 @@
 It reads the frames that torch's history recorded, innermost first, and knows nothing of time.
 """
 
+import os
 import re
 from typing import Any, NamedTuple
 
@@ -51,9 +52,14 @@ def label_of(entry: dict[str, Any], phase: Phase, *, in_head: bool) -> Label:
     if operation == "workspace":
         return Label("cuBLAS handle", Kind.WORKSPACE, "workspace")
     where = next((line for line in lines if not line[0].startswith(_UNTELLING) and "/qmem/" not in line[0]), None)
-    because = f"{node or operation or 'allocation'}{f' at {where[0]}:{where[1]}' if where else ''}"
+    because = f"{node or operation or 'allocation'}{f' at {_here(where[0])}:{where[1]}' if where else ''}"
     kind = _kind(phase, lines, in_head=in_head)
     return Label(entry.get("user_metadata") or _otherwise(phase, kind, node), kind, because)
+
+
+def _here(path: str) -> str:
+    """The path from the working folder on, where it lies in that."""
+    return path.removeprefix(f"{os.getcwd()}{os.sep}")  # noqa: PTH109 - text, as the frames have it
 
 
 def _kind(phase: Phase, lines: "list[tuple[str, int, str]]", *, in_head: bool) -> Kind:

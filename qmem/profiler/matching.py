@@ -5,7 +5,7 @@ many blocks of the same sizes have no name, and for a high water that leaves as 
 """
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec import structs
@@ -15,6 +15,8 @@ from qmem.profiler import protocol
 from qmem.profiler.protocol import Block, Place, TracedPhase
 from qmem.profiler.spans import Span, fullest, items_of, only
 from qmem.profiler.supervisor import Told
+
+_NONE_KEPT: Mapping[Block, int] = {}
 
 
 class Match(NamedTuple):
@@ -35,25 +37,32 @@ class Match(NamedTuple):
         return self.span.moment(min(self.span.first + self.phase.high_water.offset, self.span.last - 1))
 
 
-def matches_of(told: Told, spans: list[Span], residents: list[Item]) -> list[Match]:
-    """The clean phases that the traced step can speak for."""
+def matches_of(
+    told: Told, spans: list[Span], residents: list[Item], kept: Mapping[Block, int] = _NONE_KEPT
+) -> list[Match]:
+    """The clean phases that the traced step can speak for.
+
+    ``kept`` are blocks without a name that outlive the step that made them, and that step: in later ones they are
+    residents.
+    """
     traced = only(told, protocol.Traced)
     phases = traced.phases if traced else ()
     same, alike = ({phase.place[first:]: phase for phase in phases} for first in (0, 1))
     workspaces = _workspaces(told, spans)
-    peak, found = fullest(spans).closed.place, []
+    peak, last, found = fullest(spans).closed.place, spans[-1].closed.place, []
     for span in spans:
         phase = same.get(span.closed.place) or alike.get(span.closed.place[1:])
-        told_of = span.closed.unfinished or _is_told(span.closed.place, peak)
+        told_of = span.closed.unfinished or _is_told(span.closed.place, peak, last)
         if told_of and phase is not None and span.first < span.last:
-            match = Match(span, phase, at_high_water=False, at_closing=_same_sizes(span, phase, workspaces))
+            older = frozenset(block for block, step in kept.items() if step < span.closed.place.step)
+            match = Match(span, phase, at_high_water=False, at_closing=_same_sizes(span, phase, workspaces | older))
             found.append(_compared_at_high_water(match, residents))
     return found
 
 
-def _is_told(place: Place, peak: Place) -> bool:
-    """Whether a phase's transient memory is told: later steps and micro-steps are like the second ones."""
-    return place.step in (1, 2, peak.step) and place.step > 0 and place.micro_step in (1, 2, peak.micro_step)
+def _is_told(place: Place, peak: Place, last: Place) -> bool:
+    """Whether a phase's transient memory is told: other steps and micro-steps are like the second ones."""
+    return place.step > 0 and place.step in (1, 2, peak.step, last.step) and place.micro_step in (1, 2, peak.micro_step)
 
 
 def _workspaces(told: Told, spans: list[Span]) -> frozenset[Block]:

@@ -12,8 +12,6 @@ from qmem.profiler.device import DeviceCounters
 from qmem.profiler.names import Named, fold
 from qmem.profiler.protocol import Block, Closed, Counter, Entered, Event, Holding, Place, Shortage
 
-WATERLINES = ("requested", "allocated", "reserved", "active")
-
 
 class Alive(NamedTuple):
     """The allocator's blocks in use, by address, and the tensors that have a name."""
@@ -98,7 +96,10 @@ class Meter:
             Closed(
                 place=self.place,
                 tick=counts.tick,
-                **{name: counter_of(stats, name) for name in WATERLINES},
+                requested=counter_of(stats, "requested"),
+                allocated=counter_of(stats, "allocated"),
+                reserved=counter_of(stats, "reserved"),
+                active=counter_of(stats, "active"),
                 device=self.device.read(),
                 resident=self.device.resident((one.address, one.n_bytes) for one in named if one.managed),
                 totals={"alloc_retries": stats["num_alloc_retries"], "ooms": stats["num_ooms"]},

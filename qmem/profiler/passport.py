@@ -1,5 +1,6 @@
 """The passport of a profile: what it ran on, so that two can be compared.  Versions, driver, settings, date, commit."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
@@ -10,10 +11,15 @@ from qmem.profiler.refusals import libraries_of
 
 def library_versions(job: Job) -> dict[str, str]:
     """The versions that run, of the libraries that the job's stack imports and that are installed."""
+    return installed_versions(libraries_of(job))
+
+
+def installed_versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     found = {}
-    for library in libraries_of(job):
+    for library in libraries:
         with suppress(PackageNotFoundError):
             found[library] = version(library)
     return found

@@ -15,6 +15,8 @@ from qmem.profiler.spans import Span, fullest, only
 from qmem.profiler.supervisor import Told
 from qmem.units import format_bytes
 
+RETRIED = "the card was full: torch gave segments back and tried again, so reserved says nothing about the need"
+
 
 class Described(NamedTuple):
     """What was asked, and what follows from it without running anything."""
@@ -53,13 +55,15 @@ def warnings_of(described: Described, told: Told, spans: list[Span], matches: li
     """What went wrong, or may mislead."""
     if told.ended != "complete":
         yield f"the run ended early in the {_where(told, spans)}, {told.ended}: {told.message}"
-    yield from _shortage(spans[-1], described)
+    if spans[-1].closed.shortage is not None:
+        is_expandable = described.request.job.expandable_segments
+        yield shortage_in_words(spans[-1], advice="" if is_expandable else "--expandable-segments may help")
     guarded = only(told, protocol.Guarded)
     yield from guarded.sentences if guarded else ()
     yield from _other_versions(described.facts, told)
     if spans[-1].closed.totals["alloc_retries"]:
-        yield "the card was full: torch gave segments back and tried again, so reserved says nothing about the need"
-    yield from _unlike(fullest(spans), matches)
+        yield RETRIED
+    yield from unlike(fullest(spans), matches)
     replaced = replaced_variables()
     if replaced:
         yield f"not handed to the run, which the job decides: {', '.join(replaced)}"
@@ -87,16 +91,15 @@ def _where(told: Told, spans: list[Span]) -> str:
     return str(Moment(*place, 0))
 
 
-def _shortage(last: Span, described: Described) -> Iterator[str]:
+def shortage_in_words(last: Span, *, advice: str) -> str:
     """How much of an out of memory was fragmentation: bytes that are there, but not in one piece."""
     shortage = last.closed.shortage
-    if shortage is None:
-        return
+    assert shortage is not None, "asked before"
     unused = unallocated(last)
     is_enough = shortage.free + unused >= shortage.asked
-    advice = "" if described.request.job.expandable_segments else "; --expandable-segments may help"
-    why = f"enough, but not in one piece{advice}" if is_enough else "too little, however it is arranged"
-    yield (
+    enough = f"enough, but not in one piece{f'; {advice}' if advice else ''}"
+    why = enough if is_enough else "too little, however it is arranged"
+    return (
         f"memory ended where torch asked for {format_bytes(shortage.asked)}: {format_bytes(shortage.free)} were free "
         f"on the card, {format_bytes(unused)} lay unused between blocks in torch's segments; together {why}"
     )
@@ -107,7 +110,7 @@ def unallocated(span: Span) -> int:
     return span.closed.reserved.current - span.closed.active.current
 
 
-def _unlike(peak: Span, matches: list[Match]) -> Iterator[str]:
+def unlike(peak: Span, matches: list[Match]) -> Iterator[str]:
     """A sentence where the traced step cannot tell what the peak held."""
     match = next((match for match in matches if match.span is peak), None)
     if match is not None and not match.at_high_water:

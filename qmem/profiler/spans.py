@@ -57,7 +57,7 @@ def residents_of(spans: list[Span], told: Told) -> Iterator[Item]:
     """Named tensors, from the closing at which they are first seen to the phase that ends without them."""
     workspaces = _workspaces(spans, told)
     alive: dict[Holding, Span] = {}
-    for span in spans:
+    for span in (span for span in spans if span.closed.looked):
         seen = {*span.closed.holdings, *workspaces.get(span.last, ())}
         for holding in [holding for holding in alive if holding not in seen]:
             yield from items_of(holding, alive.pop(holding).closing, span.moment(span.first))

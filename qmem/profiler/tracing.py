@@ -37,12 +37,12 @@ class Tracer:
         self.meter.closes = self._close
         torch.cuda.memory._record_memory_history(context="alloc", stacks="all", max_entries=MAX_EVENTS)  # noqa: SLF001
 
-    def follow(self, model: Any, layers: list[Any], head: HeadPlace) -> None:
+    def follow(self, model: Any, layers: list[Any], head: HeadPlace | None) -> None:
         """Have the model's modules, its decoder layers and its head tell what runs."""
         self._hooks = [
             *_module_hooks(model),
             *(layer.register_forward_pre_hook(self._note_layer_input) for layer in layers),
-            head.watch(self._watch_head_input),
+            *([head.watch(self._watch_head_input)] if head else []),
         ]
 
     def stop(self) -> None:
@@ -110,7 +110,10 @@ def _module_hooks(model: Any) -> Iterator[Any]:
         tell(local.running[-1])
 
     def end(*_: Any) -> None:
-        *local.running, last = local.running
+        around = getattr(local, "running", [])
+        if not around:
+            return  # this module was called before the hooks were there
+        *local.running, last = around
         between = "" if threading.get_ident() == main else last
         tell(local.running[-1] if local.running else between)
 

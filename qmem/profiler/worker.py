@@ -17,8 +17,9 @@ import msgspec
 from qmem.errors import QmemError, UnavailableError, UnsupportedError
 from qmem.job import Job
 from qmem.profiler.out_of_memory import is_out_of_memory
-from qmem.profiler.protocol import Event, Failed, Finished, Guarded, Noted, Request, Started, encode
+from qmem.profiler.protocol import Event, Failed, Finished, Noted, Request, Started, encode
 from qmem.profiler.refusals import install_hint, libraries_of
+from qmem.profiler.watching.guarding import guarded
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def _run(request: Request, tell: Callable[[Event], None]) -> None:
             run_job(request, device, tell, verdict)
         finally:
             if verdict is not None:
-                tell(_guarded(verdict))
+                tell(guarded(verdict))
     tell(Finished(host=host_counters()))
 
 
@@ -126,17 +127,6 @@ def _watching(request: Request) -> AbstractContextManager[Any]:
     from qmem.phantom import guard  # noqa: PLC0415
 
     return guard.watching()
-
-
-def _guarded(verdict: Any) -> Guarded:
-    """The state, each assumption that a read rests on, and each kind of read that the guard could not answer truly."""
-    assumed = (f"assumed: {read.why}" for read in verdict.reads if read.state == "assumed")
-    tainting = (
-        f"tainted: {read.n_bytes} B read at {read.line} after {read.kernel}: {read.why}" for read in verdict.tainting
-    )
-    return Guarded(
-        state=verdict.state, assumptions=tuple(dict.fromkeys(assumed)), sentences=tuple(dict.fromkeys(tainting))
-    )
 
 
 def _refusal(error: QmemError) -> Failed:

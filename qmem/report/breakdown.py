@@ -170,7 +170,7 @@ _BASE_LABELS = {"nf4": "4-bit data", "fp4": "4-bit data", "int8": "8-bit data"}
 def _label(kind: Kind, ledger: Ledger) -> str:
     """The row's name; what was posted to a heading itself is that heading's *other*."""
     if kind is Kind.BASE_WEIGHT:
-        return _BASE_LABELS.get(ledger.job.effective_quant, "base weights")
+        return "base weights" if ledger.watched else _BASE_LABELS.get(ledger.job.effective_quant, "base weights")
     if kind in HEADINGS and kind is not Kind.UNEXPLAINED:
         return f"other {kind.label}"
     return _LABELS.get(kind, kind.label)

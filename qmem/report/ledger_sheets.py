@@ -1,7 +1,7 @@
 """One stored ledger as sheets: the question, its peak kind by kind, its largest holdings, the phases of each step."""
 
 from qmem.job import Job
-from qmem.ledger import WATERLINES, Item, Ledger, Reading, Waterline
+from qmem.ledger import WATERLINES, Item, Ledger, Moment, Reading, Waterline
 from qmem.ledger.differences import Measure
 from qmem.report.amounts import UNKNOWN, full_truth, gib, short_truth
 from qmem.report.breakdown import Total, breakdown
@@ -14,8 +14,9 @@ LARGEST = 8
 
 def ledger_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
     """Everything a reader of a stored ledger asks first."""
-    sheets = (_question(ledger), *run_sheets(ledger), _peak(ledger), _largest(ledger))
-    return (*sheets, *phase_sheets(ledger), *_said(ledger))
+    at_peak = _largest(ledger, ledger.peak.moment, "Its largest holdings")
+    sheets = (_question(ledger), *run_sheets(ledger), _peak(ledger), at_peak)
+    return (*sheets, *end_sheets(ledger), *phase_sheets(ledger), *_said(ledger))
 
 
 def run_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
@@ -29,6 +30,14 @@ def run_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
     )
 
 
+def end_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
+    """What held the memory where it ended; none of a ledger that did not run out of it."""
+    if ledger.ended != "out of memory" or not ledger.readings:
+        return ()
+    end = max((reading.moment for reading in ledger.readings), key=_moment_tick)
+    return (_largest(ledger, end, f"Where memory ended, the {end}: the largest holdings"),)
+
+
 def phase_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
     """The readings by phase: at most and closing at each waterline; a sheet for each step, none without readings."""
     steps = sorted({reading.moment.step for reading in ledger.readings})
@@ -36,7 +45,6 @@ def phase_sheets(ledger: Ledger) -> tuple[Sheet, ...]:
 
 
 def _question(ledger: Ledger) -> Sheet:
-    job = ledger.job
     said = {
         "instrument": full_truth(ledger),
         "device": ledger.device,
@@ -46,7 +54,7 @@ def _question(ledger: Ledger) -> Sheet:
         "versions": ", ".join(f"{library} {version}" for library, version in ledger.versions.items()),
     }
     lines = [Line((name, words)) for name, words in said.items() if words]
-    return Sheet(f"{ledger.model}: {_asked(job)}", ("", "this ledger"), lines=tuple(lines))
+    return Sheet(f"{ledger.model}: {ledger.watched or _asked(ledger.job)}", ("", "this ledger"), lines=tuple(lines))
 
 
 def _asked(job: Job) -> str:
@@ -57,6 +65,8 @@ def _asked(job: Job) -> str:
 
 
 def _stack(ledger: Ledger) -> str:
+    if ledger.watched:
+        return ""
     facts = ", ".join(f"{name}={value}" for name, value in ledger.job.facts.items())
     return f"{ledger.job.stack} with {facts}" if facts else ledger.job.stack
 
@@ -86,10 +96,10 @@ def _paged_note(ledger: Ledger) -> tuple[str, ...]:
     return (f"Managed memory: {amount}, in none of torch's totals; on the GPU lies anything from none to all of it.",)
 
 
-def _largest(ledger: Ledger) -> Sheet:
-    largest = sorted(ledger.at(ledger.peak.moment), key=_n_bytes, reverse=True)[:LARGEST]
+def _largest(ledger: Ledger, moment: Moment, title: str) -> Sheet:
+    largest = sorted(ledger.at(moment), key=_n_bytes, reverse=True)[:LARGEST]
     lines = tuple(Line((item.owner, item.because, format_bytes(item.n_bytes))) for item in largest)
-    return Sheet("Its largest holdings", ("holding", "because"), ("",), lines)
+    return Sheet(title, ("holding", "because"), ("",), lines)
 
 
 def _n_bytes(item: Item) -> int:
@@ -111,6 +121,10 @@ def _step(ledger: Ledger, step: int) -> Sheet:
 
 def _tick(reading: Reading) -> int:
     return reading.moment.tick
+
+
+def _moment_tick(moment: Moment) -> int:
+    return moment.tick
 
 
 def _phase_lines(phase: str, readings: list[Reading], waterlines: list[Waterline]) -> list[Line]:

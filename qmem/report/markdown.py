@@ -8,15 +8,16 @@ from qmem.report.sheets import Line, Sheet
 
 def ledger_markdown(ledger: Ledger) -> str:
     """A stored ledger: the peak kind by kind, its largest holdings, the phases of each step."""
-    return _document(ledger_sheets(ledger))
+    return document(ledger_sheets(ledger))
 
 
 def comparison_markdown(a: Ledger, b: Ledger) -> str:
     """Two ledgers side by side; the same tables as on a terminal."""
-    return _document(comparison_sheets(a, b))
+    return document(comparison_sheets(a, b))
 
 
-def _document(sheets: tuple[Sheet, ...]) -> str:
+def document(sheets: tuple[Sheet, ...]) -> str:
+    """Any sheets, one below the other."""
     return "\n\n".join(map(_section, sheets)) + "\n"
 
 

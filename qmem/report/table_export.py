@@ -6,6 +6,8 @@ from qmem.errors import UnavailableError
 from qmem.ledger import Ledger
 from qmem.ledger.comparison import compare
 from qmem.report.records import COMPARISON_COLUMNS, LEDGER_COLUMNS, Record, comparison_records, ledger_records
+from qmem.report.snapshot_records import SNAPSHOT_COLUMNS, snapshot_records
+from qmem.snapshot.answer import Answer
 
 
 def ledger_csv(ledger: Ledger) -> str:
@@ -24,6 +26,15 @@ def comparison_csv(a: Ledger, b: Ledger) -> str:
         UnavailableError: pandas is not installed.
     """
     return _csv(comparison_records(compare(a, b)), COMPARISON_COLUMNS)
+
+
+def snapshot_csv(answer: Answer) -> str:
+    """Moments, holders and segments of a snapshot, one line each.
+
+    Raises:
+        UnavailableError: pandas is not installed.
+    """
+    return _csv(snapshot_records(answer), SNAPSHOT_COLUMNS)
 
 
 def _csv(records: list[Record], columns: Sequence[str]) -> str:

@@ -1,0 +1,74 @@
+"""Blocks without a name that outlive the step that made them: what a program keeps from step to step.
+
+A step later they are there before it begins, and so they count as residents.  The traced step says where its own was
+made; it is taken that those of the same size come from there too.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from qmem.ledger import Item, Kind, Moment
+from qmem.profiler import protocol
+from qmem.profiler.names import Named
+from qmem.profiler.protocol import Block, Holding
+from qmem.profiler.replay import Recording
+from qmem.profiler.spans import Span, items_of, only
+from qmem.profiler.supervisor import Told
+
+KEPT = "kept from step to step"
+SINCE_BEFORE = "there before the first step"
+
+
+class KeptBlock(NamedTuple):
+    """A block, and the span of the step that made it at whose end it counts as a resident."""
+
+    block: Block
+    since: Span
+
+
+def name_kept(recording: Recording) -> None:
+    """Give a name to what is there without one before the traced step and after it: it is counted elsewhere."""
+    freed = {entry["addr"] for entry in recording.history if entry["action"] != "alloc"}
+    for address in recording.blocks.keys() - recording.before.named.keys() - freed:
+        named = Named(KEPT, Kind.UNEXPLAINED, 0, address, managed=False, because="")
+        for mark in (recording.before, *recording.marks):
+            mark.named.setdefault(address, named)
+
+
+def kept_blocks(spans: list[Span], told: Told) -> tuple[KeptBlock, ...]:
+    """The blocks that have no name at the end of a step and are still there at the end of the last one."""
+    ends = _ends_of_steps([span for span in spans if span.closed.looked])
+    workspaces = only(told, protocol.Workspaces)
+    known = set(workspaces.addresses if workspaces else ())
+    found: dict[Block, Span] = {}
+    for later, end in enumerate(ends):
+        survivors = set(end.closed.unnamed).intersection(*(set(one.closed.unnamed) for one in ends[later:]))
+        for block in survivors:
+            if block.address not in known:
+                found.setdefault(block, end)
+    return tuple(KeptBlock(block, since) for block, since in found.items())
+
+
+def _ends_of_steps(spans: list[Span]) -> list[Span]:
+    last: dict[int, Span] = {span.closed.place.step: span for span in spans if not span.closed.unfinished}
+    return list(last.values())
+
+
+def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:
+    """The kept blocks as residents; those of a step and a size are one item."""
+    groups: dict[tuple[Moment, int, int], int] = {}
+    for block, since in kept:
+        key = (since.closing, block.n_bytes, block.block_bytes)
+        groups[key] = groups.get(key, 0) + 1
+    for (moment, n_bytes, block_bytes), count in groups.items():
+        owner = SINCE_BEFORE if moment.step == 0 else f"{KEPT}{_made_at(n_bytes, told)}"
+        holding = Holding(owner, Kind.UNEXPLAINED, "gpu", n_bytes * count, count, "", block_bytes * count)
+        yield from items_of(holding, moment, None)
+
+
+def _made_at(n_bytes: int, told: Told) -> str:
+    """Where the traced step made blocks of this size that are there at its end, if that is one place."""
+    traced = only(told, protocol.Traced)
+    held = traced.phases[-1].closing.holdings if traced and traced.phases else ()
+    places = {one.because.partition(", since")[0] for one in held if one.n_bytes == n_bytes * one.n_tensors}
+    return f": {places.pop()}" if len(places) == 1 else ""
