@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qmem.estimator import estimate
+    from qmem.integrations.callback import TrainerCallback
+    from qmem.integrations.watch import watch
     from qmem.job import Job, job_from_objects
     from qmem.ledger import Ledger
 
-__all__ = ["Job", "Ledger", "estimate", "job_from_objects"]
+__all__ = ["Job", "Ledger", "TrainerCallback", "estimate", "job_from_objects", "watch"]
 
-_HOME = {"Job": "qmem.job", "job_from_objects": "qmem.job", "Ledger": "qmem.ledger", "estimate": "qmem.estimator"}
+_HOME = {
+    "Job": "qmem.job",
+    "job_from_objects": "qmem.job",
+    "Ledger": "qmem.ledger",
+    "estimate": "qmem.estimator",
+    "watch": "qmem.integrations.watch",
+    "TrainerCallback": "qmem.integrations.callback",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,13 @@
 """What a model is made of: config.json to named tensors; what peft adapts and bitsandbytes quantizes of it."""
 
 from qmem.architecture.adapters import Adapted, AdapterPlan, adapt
-from qmem.architecture.architecture import Architecture, Buffer, Linear, Parameter, Role, position_warning
+from qmem.architecture.architecture import EMBEDDINGS, Architecture, Buffer, Linear, Parameter, Role, position_warning
 from qmem.architecture.describe import describe
-from qmem.architecture.families import FAMILIES
+from qmem.architecture.families import CAUSAL, FAMILIES, auto_class
+from qmem.architecture.heads import check_plain_head
 from qmem.architecture.quantized import quantized_modules
 
 __all__ = [
-    "FAMILIES", "Adapted", "AdapterPlan", "Architecture", "Buffer", "Linear", "Parameter", "Role", "adapt", "describe",
-    "position_warning", "quantized_modules",
+    "CAUSAL", "EMBEDDINGS", "FAMILIES", "Adapted", "AdapterPlan", "Architecture", "Buffer", "Linear", "Parameter",
+    "Role", "adapt", "auto_class", "check_plain_head", "describe", "position_warning", "quantized_modules",
 ]  # fmt: skip

@@ -8,11 +8,14 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 Role = Literal[
-    "embedding", "position embedding", "head", "norm", "linear", "expert", "router", "bias", "adapter"
+    "embedding", "position embedding", "type embedding", "head", "norm", "linear", "expert", "router", "bias", "adapter"
 ]  # fmt: skip
 """What a parameter is for.  The bias of a norm is ``norm``; ``bias`` is the bias of a linear."""
 
-BufferDtype = Literal["fp32", "bool", "model"]
+EMBEDDINGS = ("embedding", "position embedding", "type embedding")
+"""Roles of parameters that an ``nn.Embedding`` holds."""
+
+BufferDtype = Literal["fp32", "bool", "int64", "model"]
 """The dtype of a buffer; ``model`` is the dtype that the model is loaded in."""
 
 

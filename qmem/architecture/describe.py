@@ -17,7 +17,7 @@ OTHER_MODES = ("vision_config", "audio_config", "text_config")
 
 
 def describe(config: Mapping[str, Any], *, fused_experts: bool = True) -> Architecture:
-    """The model that transformers' ``AutoModelForCausalLM`` builds from a config.json.
+    """The model that transformers builds from a config.json, with the head that its family is trained with.
 
     Args:
         config: the content of a config.json.

@@ -45,7 +45,7 @@ class Fields:
         value = self._config.get(name, absent)
         return self._size(name, null if value is None else value, most)
 
-    def size_or_null(self, name: str, absent: int) -> int | None:
+    def size_or_null(self, name: str, absent: int | None) -> int | None:
         """A whole number from 1, or null where null means that there is none; ``absent`` where the field is missing."""
         value = self._config.get(name, absent)
         if value is None:
@@ -69,11 +69,41 @@ class Fields:
         self.values[name] = value
         return value
 
+    def switch(self, name: str) -> bool:
+        """True or false; missing or null means false."""
+        value = bool(self.has(name) and self.flag(name, absent=False))
+        self.values[name] = value
+        return value
+
     def fraction(self, name: str, absent: float) -> float:
         """A number above 0 and at most 1."""
         value = self._config.get(name, absent)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
             raise UsageError(f"{name} in config.json is {value!r}, but must be above 0 and at most 1")
+        self.values[name] = value
+        return value
+
+    def probability(self, name: str, absent: float) -> float:
+        """A number from 0 to below 1, such as that of dropout."""
+        value = self._config.get(name, absent)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise UsageError(f"{name} in config.json is {value!r}, but must be at least 0 and below 1")
+        self.values[name] = value
+        return value
+
+    def word(self, name: str, absent: str) -> str:
+        """A word, such as the name of an activation."""
+        value = self._config.get(name, absent)
+        if not isinstance(value, str):
+            raise UsageError(f"{name} in config.json is {value!r}, but must be a word")
+        self.values[name] = value
+        return value
+
+    def cap(self, name: str, absent: float | None) -> float | None:
+        """A number above 0, or null where null means that nothing is capped; ``absent`` where the field is missing."""
+        value = self._config.get(name, absent)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise UsageError(f"{name} in config.json is {value!r}, but must be a number above 0, or null")
         self.values[name] = value
         return value
 
@@ -95,6 +125,16 @@ class Fields:
             raise UsageError(f"{name} in config.json is {value!r}, but must be a list of layer numbers")
         self.values[name] = tuple(value)
         return frozenset(value)
+
+    def numbers(self, name: str) -> tuple[int, ...] | None:
+        """A list of whole numbers, or nothing where the field is missing or null."""
+        value = self._config.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or any(type(number) is not int for number in value):
+            raise UsageError(f"{name} in config.json is {value!r}, but must be a list of whole numbers")
+        self.values[name] = tuple(value)
+        return tuple(value)
 
     def words(self, name: str) -> tuple[str, ...] | None:
         """A list of words, or nothing where the field is missing or null."""

@@ -38,9 +38,11 @@ class Block:
         """A ``transformers.pytorch_utils.Conv1D``, which always has a bias."""
         self._add(Linear(name, out_features, in_features, bias=True, conv1d=True))
 
-    def head(self, name: str, vocab_size: int, width: int, *, tied: bool, bias: bool = False) -> None:
+    def head(
+        self, name: str, vocab_size: int, width: int, *, tied: bool, bias: bool = False, shares_bias: bool = False
+    ) -> None:
         """The output embedding.  Tied to the input embedding it has no weight of its own."""
-        self._add(Linear(name, vocab_size, width, bias, role="head"), shares_weight=tied)
+        self._add(Linear(name, vocab_size, width, bias, role="head"), shares_weight=tied, shares_bias=shares_bias)
 
     def norm(self, name: str, size: int, *, bias: bool = False, weight: bool = True) -> None:
         """A layer norm or RMS norm, with or without a weight and a bias."""
@@ -63,12 +65,12 @@ class Block:
         """Modules that hold no parameter: activations, dropouts, rotary embeddings."""
         self.modules.extend(names)
 
-    def _add(self, linear: Linear, *, shares_weight: bool = False) -> None:
+    def _add(self, linear: Linear, *, shares_weight: bool = False, shares_bias: bool = False) -> None:
         self.linears.append(linear)
         self.modules.append(linear.name)
         if not shares_weight:
             self.parameters.append(Parameter(f"{linear.name}.weight", linear.weight_shape, linear.role))
-        if linear.bias:
+        if linear.bias and not shares_bias:
             self.parameters.append(Parameter(f"{linear.name}.bias", (linear.out_features,), "bias"))
 
 

@@ -14,6 +14,10 @@ from qmem.job import Job
 _BOUNDARY = r"(?:(?<=\.)|(?=\.|$))"
 
 
+KEPT = {"t5": ("wo",)}
+"""What a family keeps out of quantization, whatever is skipped (``_keep_in_fp32_modules``)."""
+
+
 def quantized_modules(architecture: Architecture, job: Job, *, subclasses: bool = False) -> tuple[Linear, ...]:
     """The linears that are loaded in 4 or 8 bits; experts and routers that are parameters stay as they are.
 
@@ -29,7 +33,7 @@ def quantized_modules(architecture: Architecture, job: Job, *, subclasses: bool 
     """
     if job.effective_quant == "none":
         return ()
-    skipped = job.skip_modules or _kept_by_default(architecture)
+    skipped = (job.skip_modules or _kept_by_default(architecture)) + KEPT.get(architecture.family, ())
     pattern = _pattern(skipped)
     return tuple(
         linear

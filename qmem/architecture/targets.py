@@ -9,20 +9,24 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from qmem.architecture.architecture import Architecture
+from qmem.architecture.architecture import EMBEDDINGS, Architecture
 from qmem.errors import UsageError
 from qmem.job import Job
 
 ALL_LINEAR = "all-linear"
 
+_QWEN = {
+    "gate": "gate.weight",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+    "down_proj": "down_proj",
+}
+
 FUSED_NAMES: dict[str, dict[str, str]] = {
     "mixtral": {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"},
-    "qwen3_moe": {
-        "gate": "gate.weight",
-        "gate_proj": "gate_up_proj",
-        "up_proj": "gate_up_proj",
-        "down_proj": "down_proj",
-    },
+    "qwen3_moe": _QWEN,
+    "deepseek_v2": _QWEN,
+    "deepseek_v3": _QWEN,
 }
 """``_MOE_TARGET_MODULE_MAPPING`` of peft by family: the name before transformers 5, and the parameter it is now.
 
@@ -178,7 +182,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _adaptable(architecture: Architecture) -> frozenset[str]:
     """Linears and embeddings: the modules of these models that peft can wrap."""
-    embeddings = (p.module for p in architecture.parameters if p.role in ("embedding", "position embedding"))
+    embeddings = (p.module for p in architecture.parameters if p.role in EMBEDDINGS)
     return frozenset(linear.name for linear in architecture.linears) | frozenset(embeddings)
 
 

@@ -49,6 +49,10 @@ class Older(msgspec.Struct, frozen=True):
         lt_workspace: a product with a bias has a workspace of cuBLASLt (torch 2.4.1 ``CUDABlas.cpp``).
         adapters_follow_storage: peft makes adapters in the dtype that a packed weight is stored as, where that is a
             floating one, else in fp32 (peft 0.13.2 ``_move_adapter_to_device_of_base_layer``).
+        flash_first: cuDNN's attention is never taken by default (torch 2.4.1 ``sdp_utils.cpp``).
+        flash_unsplit: the flash forward never splits the keys (torch 2.4.1 ``flash_api.cpp``).
+        input_grads_for_reentrant: the k-bit preparation lets the input require a gradient for reentrant checkpointing
+            alone (peft 0.13.2); the newest transformers does it whenever checkpointing is enabled.
         keeps_cache: the k-bit preparation does not empty the allocator's cache (peft 0.13.2 ``utils/other.py``).
         decays_most_norms: the Trainer knows norms by their class alone, and of the families that are walked only that
             of Llama (transformers 4.48.1 ``trainer.py`` ``get_decay_parameter_names``, ``ALL_LAYERNORM_LAYERS``).
@@ -70,6 +74,9 @@ class Older(msgspec.Struct, frozen=True):
     flash_state_on_host: bool = False
     lt_workspace: bool = False
     adapters_follow_storage: bool = False
+    flash_first: bool = False
+    flash_unsplit: bool = False
+    input_grads_for_reentrant: bool = False
     keeps_cache: bool = False
     decays_most_norms: bool = False
     state_block: int | None = None

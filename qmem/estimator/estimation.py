@@ -146,6 +146,7 @@ def _program(described: Described, n_layers: int, *, steady: bool = False) -> Wa
 
     architecture = whole._replace(
         parameters=tuple(parameter for parameter in whole.parameters if kept(parameter.name)),
+        buffers=tuple(buffer for buffer in whole.buffers if kept(buffer.name)),
         linears=tuple(linear for linear in whole.linears if kept(linear.name)),
         n_layers=n_layers,
     )

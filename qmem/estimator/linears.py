@@ -6,7 +6,7 @@ Sources: bitsandbytes 0.50.2 ``nn/modules.py`` (``Linear4bit.forward``, ``Linear
 
 from qmem.estimator.dora import Adapter, with_dora
 from qmem.estimator.int8 import Weight8bit, matmul_8bit
-from qmem.estimator.operations import add, clone, dropout, linear, scale, to
+from qmem.estimator.operations import add, cast_for_matmul, clone, dropout, linear, matmul, scale, to, transpose
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, parameter
 from qmem.estimator.quantized import Weight4bit, matmul_4bit
 from qmem.job import Job
@@ -28,6 +28,27 @@ class Linear(Module):
         return linear(x, self.weight, self.bias)
 
 
+class Conv1D(Linear):
+    """``transformers.pytorch_utils.Conv1D``: a linear whose weight is ``[in, out]``."""
+
+    def forward(self, x: PaperTensor) -> PaperTensor:
+        """``torch.addmm(bias, x, weight)`` of all tokens as rows; arguments are cast from the right."""
+        assert self.bias is not None, "a Conv1D has a bias"
+        weight = cast_for_matmul(self.weight)
+        x = cast_for_matmul(x)
+        return matmul(x, transpose(weight), cast_for_matmul(self.bias))
+
+
+class MatmulLinear(Linear):
+    """``FalconLinear``: ``x @ weight.T + bias``, operation by operation."""
+
+    def forward(self, x: PaperTensor) -> PaperTensor:
+        """The transposed weight is no leaf, so autocast keeps no cast of it."""
+        weight = cast_for_matmul(transpose(self.weight))
+        hidden_states = matmul(cast_for_matmul(x), transpose(weight))
+        return hidden_states if self.bias is None else add(hidden_states, self.bias)
+
+
 class Linear4bit(Module):
     """``bitsandbytes.nn.Linear4bit``: computes in ``compute_dtype`` and returns its input's dtype."""
 
@@ -35,16 +56,20 @@ class Linear4bit(Module):
         super().__init__(paper, Role(Kind.INTERMEDIATE, role))
         self.weight = weight
         self.bias = bias
-        self.compute_dtype = job.compute_dtype
+        self.compute_dtype: str = job.compute_dtype
+        self.follows_first_input = paper.older.computes_in_input_dtype
 
     def forward(self, x: PaperTensor) -> PaperTensor:
         """Cast, multiply, cast back.  A bias of another dtype is replaced by its cast for good."""
         input_dtype = x.dtype
+        if self.follows_first_input:
+            self.compute_dtype = self.compute_dtype if input_dtype == "fp16" else input_dtype
+            self.follows_first_input = False
         x = to(x, self.compute_dtype)
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             self.bias = parameter(self.paper, bias.name, bias.shape, x.dtype, Kind.WEIGHT_16BIT)
-        return to(matmul_4bit(x, self.weight), input_dtype)
+        return to(matmul_4bit(x, self.weight, self.bias), input_dtype)
 
 
 class Linear8bit(Module):
@@ -110,9 +135,15 @@ class LoraLinear(Module):
             result = add(result, _lora(x, adapter, self.dropout))
         else:
             result = with_dora(x, result, base.weight, base.bias, adapter, self.dropout)
-        return to(result, result_dtype)
+        result = to(result, result_dtype)
+        return result  # noqa: RET504 - the sum goes before the cast input does, as in peft
 
 
 def _lora(x: PaperTensor, adapter: Adapter, drop: float) -> PaperTensor:
     """``lora_B(lora_A(dropout(x))) * scaling``."""
-    return scale(linear(linear(dropout(x) if drop else x, adapter.a), adapter.b))
+    return scale(_project(_project(dropout(x) if drop else x, adapter.a), adapter.b))
+
+
+def _project(x: PaperTensor, weight: PaperTensor) -> PaperTensor:
+    """``lora_A`` or ``lora_B``, each a module: what it is called with lives until it returns."""
+    return linear(x, weight)

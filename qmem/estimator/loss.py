@@ -4,11 +4,16 @@ Sources: transformers 5.23.0 ``loss/loss_utils.py`` (``ForCausalLMLoss``, ``fixe
 ``aten/src/ATen/native`` (``log_softmax``, ``nll_loss``).
 """
 
+from collections.abc import Callable
 from math import prod
 
-from qmem.estimator.operations import like, to, view
+from qmem.estimator.operations import contiguous, like, to, view
 from qmem.estimator.paper import PaperTensor, empty
+from qmem.estimator.slicing import heads, taken_whole
 from qmem.estimator.tape import Gradients, record, save_output
+
+Loss = Callable[..., PaperTensor]
+"""``loss(logits, labels, token_mean=...)``: a scalar; ``token_mean`` where the loop counts the labelled tokens."""
 
 
 def causal_lm_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool) -> PaperTensor:
@@ -19,6 +24,8 @@ def causal_lm_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool
     """
     paper = logits.paper
     logits = to(logits, "fp32")
+    if paper.older.shifts_logits:
+        return _loss_of_shifted_logits(logits, labels, token_mean=token_mean)
     paper.rule = "shifted labels"
     b, s = labels.shape
     labels = empty(paper, (b, s + 1), "int64")
@@ -27,6 +34,34 @@ def causal_lm_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool
     logits = view(logits, (prod(logits.shape[:-1]), logits.shape[-1]))
     loss = _nll_loss(_log_softmax(logits), shift_labels)
     return divided(loss) if token_mean else loss
+
+
+def _loss_of_shifted_logits(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool) -> PaperTensor:
+    """``logits[..., :-1, :].contiguous()`` against ``labels[..., 1:].contiguous()``: copies, but of a single row.
+
+    Both slices put the gradient into zeros.
+    """
+    b, s, vocab = logits.shape
+    shift_logits = taken_whole(heads(logits, s - 1), 1)
+    if b > 1:
+        shift_logits = contiguous(shift_logits)
+        logits.paper.rule = "shifted labels"
+        labels = empty(logits.paper, (b, s - 1), "int64")
+    shift_logits = view(shift_logits, (b * (s - 1), vocab))
+    loss = _nll_loss(_log_softmax(shift_logits), labels)
+    return divided(loss) if token_mean else loss
+
+
+def cross_entropy_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool) -> PaperTensor:  # noqa: ARG001
+    """``CrossEntropyLoss()(logits.view(-1, vocab), labels.view(-1))``: no shift, and a mean of its own in any loop.
+
+    The log-probabilities have the dtype of the logits; autocast takes the loss of them in fp32.
+    """
+    logits = view(logits, (prod(logits.shape[:-1]), logits.shape[-1]))
+    log_probabilities = _log_softmax(logits)
+    if logits.paper.autocast_dtype is not None:
+        log_probabilities = to(log_probabilities, "fp32")
+    return _nll_loss(log_probabilities, labels)
 
 
 def _log_softmax(x: PaperTensor) -> PaperTensor:
@@ -40,14 +75,14 @@ def _log_softmax(x: PaperTensor) -> PaperTensor:
 def _nll_loss(log_probabilities: PaperTensor, labels: PaperTensor) -> PaperTensor:
     """``nll_loss``: a scalar and the total weight; saves its input; backward scatters into zeros of its size."""
     paper = log_probabilities.paper
-    shape = log_probabilities.shape
+    shape, dtype = log_probabilities.shape, log_probabilities.dtype
 
     def backward(g: PaperTensor, _: list[bool], *_saved: PaperTensor) -> Gradients:
-        return (empty(g.paper, shape, "fp32"),)
+        return (empty(g.paper, shape, dtype),)
 
     node = record(paper, "nll_loss", [log_probabilities], backward, (log_probabilities, labels))
-    loss = empty(paper, (), "fp32", node)
-    save_output(node, empty(paper, (), "fp32"))
+    loss = empty(paper, (), dtype, node)
+    save_output(node, empty(paper, (), dtype))
     return loss
 
 

@@ -4,37 +4,161 @@ Source: transformers 5.23.0 ``masking_utils.py`` (``create_causal_mask``, ``find
 ``_ignore_causal_mask_sdpa``) and the ``forward`` of each decoder.
 """
 
+from collections.abc import Iterable
+
+from qmem.errors import UnsupportedError
+from qmem.estimator.masked import count
 from qmem.estimator.paper import Paper, PaperTensor, empty
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""The kinds of layers, as ``layer_types`` calls them."""
 
 
 def position_ids(paper: Paper, s: int) -> PaperTensor:
     """``torch.arange(s) + past``: ``[1, s]``; the range itself goes at once."""
     paper.rule = "position ids"
     positions = empty(paper, (s,), "int64")
+    if paper.older.looks_at_mask_once:
+        return positions
     shifted = empty(paper, (1, s), "int64")
     del positions
     return shifted
 
 
-def causal_mask(paper: Paper, b: int, s: int, dtype: str, *, attention: str, window: int | None) -> PaperTensor | None:
-    """Eager attention always gets a mask, in the embeddings' dtype; sdpa only where a window is not longer than s."""
-    _look_for_packed_sequences(paper, b, s)
+def causal_mask(
+    paper: Paper,
+    b: int,
+    s: int,
+    dtype: str,
+    *,
+    attention: str,
+    window: int | None = None,
+    knows_positions: bool = True,
+    always: bool = False,
+) -> PaperTensor | None:
+    """Eager attention always gets a mask, in the embeddings' dtype; sdpa only where a window is not longer than s.
+
+    Packed sequences are looked for only where the model hands its positions on.  ``always`` is said by models that
+    refuse ``is_causal`` (``allow_is_causal_skip=False``).
+    """
+    if paper.older.looks_at_mask_once:
+        _older_mask(paper, s, window=window)
+        return None
+    given = _given_mask(paper)
+    if given is None and knows_positions:
+        _look_for_packed_sequences(paper, b, s)
     paper.rule = "attention mask"
+    # Only sdpa leaves out a window that is longer than the sequence.
+    windowed = window is not None and (s >= window or attention == "eager")
     if attention == "eager":
-        visible = empty(paper, (1, 1, s, s), "bool")
+        visible = _visible(paper, b, s, given, windowed=windowed)
+        zero_and_least = [empty(paper, (), dtype) for _ in range(2)]
         mask = empty(paper, (b, 1, s, s), dtype)
-        del visible
+        del zero_and_least, visible
         return mask
-    if window is not None and s >= window:
-        return _windowed(paper, s)
+    if windowed or always:
+        visible = _visible(paper, b, s, given, windowed=windowed)
+        return PaperTensor((b, 1, s, s), "bool", visible.storage)
+    if given is not None:
+        _ask_whether_all_is_set(given)
     return None
+
+
+def no_mask(paper: Paper) -> None:
+    """``create_bidirectional_mask``: what may see everything gets no mask, once one that was given is found all set."""
+    given = _given_mask(paper)
+    if given is not None:
+        _ask_whether_all_is_set(given)
+
+
+def _older_mask(paper: Paper, s: int, *, window: int | None) -> None:
+    """``_ignore_causal_mask_sdpa`` of transformers 4.48.1, for sdpa without a window: never a mask.
+
+    Raises:
+        UnsupportedError: the mask would be made.
+    """
+    if window is not None and s >= window:
+        raise UnsupportedError(
+            f"the mask of a sliding window of {window} at {s} tokens is not modelled yet under older libraries",
+            hint=f"shorten the sequences to less than {window}, or set sliding_window to null in the model's config",
+        )
+    if paper.attention_mask is not None:
+        paper.rule = "given mask"
+        is_one = empty(paper, paper.attention_mask.shape, "bool")
+        are_all = empty(paper, (), "bool")
+        del is_one, are_all
+
+
+def _given_mask(paper: Paper) -> PaperTensor | None:
+    """The mask that came with the batch, as booleans."""
+    if paper.attention_mask is None:
+        return None
+    paper.rule = "given mask"
+    return empty(paper, paper.attention_mask.shape, "bool")
+
+
+def _ask_whether_all_is_set(mask: PaperTensor) -> None:
+    """``fast_all``: the count of what is set against the number of elements."""
+    counted = count(mask)
+    equal = empty(mask.paper, (), "bool")
+    del equal, counted
+
+
+def _visible(paper: Paper, b: int, s: int, given: PaperTensor | None, *, windowed: bool) -> PaperTensor:
+    """What each token may see; a mask that came with the batch is joined with it (``and_masks``).
+
+    The ranges of batch, heads, queries and keys live until it is there.
+    """
+    ranges = [empty(paper, (extent,), "int64") for extent in (b, 1)]
+    for _ in "qk":
+        counted = empty(paper, (s,), "int64")
+        ranges.append(empty(paper, (s,), "int64"))
+        del counted
+    ranges.reverse()  # the first local is the first to go
+    visible = _seen(paper, s, given, windowed=windowed)
+    del ranges
+    return visible
+
+
+def _seen(paper: Paper, s: int, given: PaperTensor | None, *, windowed: bool) -> PaperTensor:
+    pattern = _windowed(paper, s) if windowed else empty(paper, (1, 1, s, s), "bool")
+    if given is None:
+        return pattern
+    joined = empty(paper, (1, 1, s, s), "bool")
+    del pattern
+    of_keys = empty(paper, (given.shape[0], 1, 1, s), "bool")
+    visible = empty(paper, (given.shape[0], 1, s, s), "bool")
+    del of_keys, joined
+    return visible
+
+
+def causal_masks(
+    paper: Paper,
+    b: int,
+    s: int,
+    dtype: str,
+    *,
+    attention: str,
+    window: int | None,
+    kinds: Iterable[str],
+    knows_positions: bool = True,
+) -> dict[str, PaperTensor | None]:
+    """The mask of each kind of layer, made in the order of ``kinds``; only that of ``SLIDING`` has the window."""
+    windows = {kind: window if kind == SLIDING else None for kind in kinds}
+    return {
+        kind: causal_mask(paper, b, s, dtype, attention=attention, window=of, knows_positions=knows_positions)
+        for kind, of in windows.items()
+    }
 
 
 def _windowed(paper: Paper, s: int) -> PaperTensor:
     """``create_sliding_window_causal_mask``: inside the window and not ahead, each at full size, then joined."""
+    one = empty(paper, (), "bool")
+    first_seen = empty(paper, (1, 1, s, 1), "int64")
     ahead_of_window = empty(paper, (1, 1, s, s), "bool")
+    del first_seen
     inside = empty(paper, (1, 1, s, s), "bool")
-    del ahead_of_window
+    del ahead_of_window, one
     not_ahead = empty(paper, (1, 1, s, s), "bool")
     mask = empty(paper, (1, 1, s, s), "bool")
     del not_ahead, inside
@@ -51,4 +175,7 @@ def _look_for_packed_sequences(paper: Paper, b: int, s: int) -> None:
     jumps = empty(paper, (b, s), "bool")
     count = empty(paper, (b, s), "int64")
     cast = empty(paper, (b, s), "int64")
-    del cast, jumps, first, difference, count
+    del cast, jumps
+    unchanged = empty(paper, (b,), "bool")
+    all_unchanged = empty(paper, (), "bool")
+    del unchanged, all_unchanged, first, difference, count

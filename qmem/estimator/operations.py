@@ -15,10 +15,13 @@ from qmem.ledger import Kind
 
 Shape = tuple[int, ...]
 
+LT_WORKSPACE_BYTES = 1 << 20
+"""Of torch 2.4.1 on every card (``CUDABlas.cpp``, ``_parseChosenWorkspaceSize``)."""
+
 
 def like(x: PaperTensor, node: Node | None = None, dtype: str | None = None, shape: Shape | None = None) -> PaperTensor:
     """A new tensor with the memory layout of ``x``."""
-    return empty(x.paper, shape or x.shape, dtype or x.dtype, node, swapped=x.swapped)
+    return empty(x.paper, shape or x.shape, dtype or x.dtype, node, swapped=x.swapped, columns=x.columns)
 
 
 def _gradient(g: PaperTensor, shape: Shape | None = None) -> PaperTensor:
@@ -27,6 +30,11 @@ def _gradient(g: PaperTensor, shape: Shape | None = None) -> PaperTensor:
 
 def _view_of(g: PaperTensor, shape: Shape, *, swapped: bool) -> PaperTensor:
     return PaperTensor(shape, g.dtype, g.storage, base=g, swapped=swapped)
+
+
+def _flat(g: PaperTensor, shape: Shape) -> PaperTensor:
+    """``g.reshape(shape)`` of fewer or more dimensions: a copy where some are swapped."""
+    return empty(g.paper, shape, g.dtype) if g.swapped else _view_of(g, shape, swapped=False)
 
 
 def _promoted(a: PaperTensor, b: PaperTensor) -> str:
@@ -41,23 +49,26 @@ def view(x: PaperTensor, shape: Shape) -> PaperTensor:
     x_shape = x.shape
 
     def backward(g: PaperTensor, _: list[bool]) -> Gradients:
-        if g.swapped and len(shape) != len(x_shape):
-            return (empty(g.paper, x_shape, g.dtype),)
-        return (_view_of(g, x_shape, swapped=g.swapped),)
+        if g.columns:
+            return (_view_of(g, x_shape, swapped=True),)
+        return (_flat(g, x_shape) if len(shape) != len(x_shape) else _view_of(g, x_shape, swapped=g.swapped),)
 
     node = record(x.paper, "view", [x], backward)
     return PaperTensor(shape, x.dtype, x.storage, node, base=x, swapped=x.swapped)
 
 
 def swap_heads(x: PaperTensor) -> PaperTensor:
-    """``x.transpose(1, 2)``: no memory, forward and backward."""
+    """``x.transpose(1, 2)``: no memory, forward and backward.  A dimension of one can be anywhere."""
     b, h, s, d = x_shape = x.shape
+    moves = h > 1 < s
 
     def backward(g: PaperTensor, _: list[bool]) -> Gradients:
-        return (_view_of(g, x_shape, swapped=not g.swapped),)
+        if g.columns:
+            return (PaperTensor(x_shape, g.dtype, g.storage, base=g, columns=True),)
+        return (_view_of(g, x_shape, swapped=moves and not g.swapped),)
 
     node = record(x.paper, "transpose", [x], backward)
-    return PaperTensor((b, s, h, d), x.dtype, x.storage, node, base=x, swapped=not x.swapped)
+    return PaperTensor((b, s, h, d), x.dtype, x.storage, node, base=x, swapped=moves and not x.swapped)
 
 
 def transpose(x: PaperTensor) -> PaperTensor:
@@ -69,13 +80,6 @@ def transpose(x: PaperTensor) -> PaperTensor:
 
     node = record(x.paper, "transpose", [x], backward)
     return PaperTensor((columns, rows), x.dtype, x.storage, node, base=x, swapped=x.swapped)
-
-
-def half(x: PaperTensor) -> PaperTensor:
-    """``x[..., : n // 2]``: a view.  ``slice_backward`` makes zeros of the full shape."""
-    x_shape = x.shape
-    node = record(x.paper, "slice", [x], lambda g, _: (empty(g.paper, x_shape, g.dtype),))
-    return PaperTensor((*x_shape[:-1], x_shape[-1] // 2), x.dtype, x.storage, node, base=x, swapped=x.swapped)
 
 
 def contiguous(x: PaperTensor) -> PaperTensor:
@@ -110,6 +114,16 @@ def add(a: PaperTensor, b: PaperTensor) -> PaperTensor:
         return g if needs[0] else None, g if needs[1] else None
 
     return like(a, record(a.paper, "add", [a, b], backward), _promoted(a, b))
+
+
+def add_in_place(a: PaperTensor, b: PaperTensor) -> PaperTensor:
+    """``a += b``: no memory; both gradients are the incoming one."""
+
+    def backward(g: PaperTensor, needs: list[bool]) -> Gradients:
+        return g if needs[0] else None, g if needs[1] else None
+
+    node = record(a.paper, "add_", [a, b], backward)
+    return PaperTensor(a.shape, a.dtype, a.storage, node, swapped=a.swapped)
 
 
 def add_scalar(x: PaperTensor) -> PaperTensor:
@@ -191,15 +205,18 @@ def silu(x: PaperTensor) -> PaperTensor:
     return like(x, record(x.paper, "silu", [x], lambda _g, _, saved: (like(saved),), (x,)))
 
 
-def cat_halves(a: PaperTensor, b: PaperTensor) -> PaperTensor:
-    """``torch.cat((a, b), -1)`` of two equal halves: the result; backward hands out views."""
-    half_shape = a.shape
+def clamp_in_place(x: PaperTensor) -> PaperTensor:
+    """``x.clamp_(min, max)``: saves a copy of what ``x`` was.  Backward asks that copy for both bounds."""
 
-    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
-        return _view_of(g, half_shape, swapped=g.swapped), _view_of(g, half_shape, swapped=g.swapped)
+    def backward(g: PaperTensor, _: list[bool], saved: PaperTensor) -> Gradients:
+        above, below = like(saved, dtype="bool"), like(saved, dtype="bool")
+        grad = _gradient(g)
+        del above, below
+        return (grad,)
 
-    node = record(a.paper, "cat", [a, b], backward)
-    return empty(a.paper, (*half_shape[:-1], 2 * half_shape[-1]), a.dtype, node)
+    before = like(x) if x.requires_grad and x.paper.grad_enabled else None
+    node = record(x.paper, "clamp", [x], backward, (before,))
+    return PaperTensor(x.shape, x.dtype, x.storage, node, swapped=x.swapped)
 
 
 def dropout(x: PaperTensor) -> PaperTensor:
@@ -212,6 +229,11 @@ def dropout(x: PaperTensor) -> PaperTensor:
     result = like(x, node)
     save_output(node, mask)
     return result
+
+
+def dropped(x: PaperTensor, probability: float) -> PaperTensor:
+    """A dropout of the model in training: ``x`` itself where the probability is 0."""
+    return dropout(x) if probability else x
 
 
 # -------------------------------------------------------------------------------------- autocast and matmul
@@ -253,7 +275,8 @@ def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
     """``F.linear(x, weight, bias)``: ``x[..., k] @ weight[n, k].T``.
 
     Saves ``x`` only if the weight needs a gradient and the weight only if ``x`` does.  Both gradients
-    come out of views (of ``[tokens, k]``, of the transpose), so no other gradient is added to them in place.
+    come out of views (of ``[tokens, k]``, of the transpose), so no other gradient is added to them in place, unless
+    ``x`` is a matrix by itself.
     ``mm`` (without bias) makes the weight's first, ``addmm`` that of ``x``; the bias gets the incoming gradient,
     which the engine sums over its rows.
     """
@@ -267,11 +290,12 @@ def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
 
     def backward(g: PaperTensor, needs: list[bool], *_: PaperTensor | None) -> Gradients:
         grad_x = grad_weight = None
+        rows = _flat(g, g.shape)  # noqa: F841 - lives until this returns
         if needs[1] and not has_bias:
             grad_weight = grad_of_weight(g)
         if needs[0]:
             flat = empty(g.paper, x_shape, g.dtype)
-            grad_x = _view_of(flat, x_shape, swapped=False)
+            grad_x = flat if len(x_shape) == 2 else _view_of(flat, x_shape, swapped=False)
             use_cublas(g.paper)
         if needs[1] and has_bias:
             grad_weight = grad_of_weight(g)
@@ -281,7 +305,15 @@ def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
     node = record(x.paper, "matmul", [x, weight, bias], backward, saved)
     out = empty(x.paper, (*x_shape[:-1], weight_shape[0]), x.dtype, node)
     use_cublas(x.paper)
+    if has_bias and x.paper.older.lt_workspace:
+        _use_cublas_lt(x.paper)
     return out
+
+
+def _use_cublas_lt(paper: Paper) -> None:
+    """A product with a bias runs through cuBLASLt, in torch 2.4.1 with a workspace of its own, which goes at once."""
+    workspace = empty(paper, (LT_WORKSPACE_BYTES,), "uint8", kind=Kind.WORKSPACE)
+    del workspace
 
 
 def linear(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None) -> PaperTensor:
@@ -293,8 +325,9 @@ def linear(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
 
 
 def fold(x: PaperTensor) -> PaperTensor:
-    """``[b, h, s, d]`` as ``[b * h, s, d]`` for ``bmm``: swapped dimensions are copied if the batch is above 1."""
-    if not x.swapped or x.shape[0] == 1:
+    """``[b, h, s, d]`` as ``[b * h, s, d]`` for ``bmm``: swapped or expanded heads are copied if b is above 1."""
+    is_expanded = x.storage.n_bytes < x.numel * DTYPE_BYTES[x.dtype]
+    if not (x.swapped or is_expanded) or x.shape[0] == 1:
         return x
     return empty(x.paper, x.shape, x.dtype, record(x.paper, "reshape", [x], lambda g, _: (g,)))
 
@@ -308,7 +341,8 @@ def batched_matmul(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> Pape
     a_shape, b_shape = a.shape, b.shape
 
     def backward(g: PaperTensor, _: list[bool], _a: PaperTensor, _b: PaperTensor) -> Gradients:
-        grad_b = empty(g.paper, b_shape, g.dtype)
+        # The gradient of a transposed matrix is made transposed.
+        grad_b = empty(g.paper, b_shape, g.dtype, columns=transpose_b)
         grad_a = empty(g.paper, a_shape, g.dtype)
         return grad_a, grad_b
 

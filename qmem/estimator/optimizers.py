@@ -8,7 +8,7 @@ What state each parameter holds, and where, stands in ``storage.py``.  Sources: 
 import re
 
 from qmem.estimator.adafactor import Adafactor
-from qmem.estimator.model import layer_of
+from qmem.estimator.model import Exempt, layer_of
 from qmem.estimator.paper import Paper, PaperTensor, Role, empty, parameter
 from qmem.estimator.storage import Piece, optimizer_shared, optimizer_state
 from qmem.job.job import Optimizer
@@ -16,6 +16,9 @@ from qmem.ledger import Kind
 
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 """Names of parameters that the Trainer leaves without weight decay."""
+
+_UNDECAYED_BEFORE = re.compile(r"bias")
+"""The same before it knew norms by name."""
 
 _TEMPORARY = Role(Kind.OPTIMIZER_TEMPORARY, "optimizer step")
 
@@ -25,17 +28,16 @@ class PaperOptimizer:
 
     Attributes:
         trainable: the parameters it gets; ``n_trained`` counts them for the whole model, if this one is cut.
-        trainer_of: the embedding's weight where transformers' Trainer makes the optimizer, which exempts it from
-            8-bit state and puts parameters without weight decay in a group of their own; ``None`` in a bare loop.
+        exempt: what transformers' Trainer treats in another way, where it makes the optimizer; ``None`` in a bare loop.
         state: its tensors on the GPU; what is paged lies outside torch's allocator and so outside the trace.
         norm: the gradient norm of the last step, which the Trainer keeps to log it.
     """
 
     def __init__(
-        self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int, trainer_of: str | None
+        self, paper: Paper, name: Optimizer, trainable: list[PaperTensor], n_trained: int, exempt: Exempt | None
     ) -> None:
         self.paper, self.name, self.trainable, self.n_trained = paper, name, trainable, n_trained
-        self.trainer_of = trainer_of
+        self.exempt = exempt
         self.state: list[PaperTensor] = []
         self.norm: PaperTensor | None = None
         self.adafactor = Adafactor(paper) if name == "adafactor" else None
@@ -81,15 +83,17 @@ class PaperOptimizer:
         paper.role = outer
 
     def _groups(self) -> list[list[PaperTensor]]:
-        """The Trainer's parameter groups: weight decay for all but norms and biases, which it knows by name.
+        """The Trainer's parameter groups: weight decay for all but norms and biases, which it knows by class or name.
 
         Source: transformers 5.23.0 ``trainer.py`` (``get_decay_parameter_names``).
         """
-        if self.trainer_of is None:
+        if self.exempt is None:
             return [self.trainable]
+        undecayed = _UNDECAYED_BEFORE if self.paper.older.decays_most_norms else _UNDECAYED
         groups: tuple[list[PaperTensor], list[PaperTensor]] = ([], [])
         for tensor in self.trainable:
-            groups[_UNDECAYED.search(tensor.name.lower()) is not None].append(tensor)
+            name = tensor.name
+            groups[name in self.exempt.norms or undecayed.search(name.lower()) is not None].append(tensor)
         return list(groups)
 
     def _drop(self, group: list[PaperTensor], tensors: list[PaperTensor | None]) -> None:
@@ -99,8 +103,9 @@ class PaperOptimizer:
         self.paper.enter_layer(None)
 
     def _make_state(self, tensor: PaperTensor) -> None:
-        exempt = tensor.name == self.trainer_of
-        for piece in optimizer_state(self.name, tensor.shape, tensor.dtype, keeps_32bit=exempt):
+        exempt = self.exempt is not None and tensor.name in self.exempt.embeddings
+        block = self.paper.older.state_block
+        for piece in optimizer_state(self.name, tensor.shape, tensor.dtype, keeps_32bit=exempt, state_block=block):
             self._keep(tensor.name, piece)
 
     def _keep(self, owner: str, piece: Piece) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qmem.catalogue.stacks import Older
 from qmem.ledger import Kind, Label, Mark, Phase, Trace
 
 if TYPE_CHECKING:
     from qmem.estimator.tape import Accumulator, Node
 
+NEWEST = Older()
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 
 
@@ -43,17 +45,20 @@ class Paper:
     """A process whose tensors have no data.
 
     Attributes:
+        older: where the libraries' program is not the newest one.
         trace: what has been allocated and freed.
         regions: which layer each stretch of events belongs to.
         role, rule: label what is allocated next; ``rule`` names the operation.
         grad_enabled, saved_tensor_hooks: as torch has them; the last hook is the active one.
         thread: "main" or "autograd"; each has a cuBLAS handle of its own.
         autocast_dtype: the dtype matrix multiplications run in, where autocast is on.
+        attention_mask: the mask of ones that came with the batch, where the stack passes one.
         autocast_cache: the casts kept for reuse, by the identity of what was cast, each with its layer.
     """
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, older: Older = NEWEST) -> None:
         self.gpu = gpu
+        self.older = older
         self.trace = Trace()
         self.events = self.trace.events
         self.regions: list[Region] = []
@@ -64,6 +69,7 @@ class Paper:
         self.thread = "main"
         self.saved_tensor_hooks: list[Callable[[PaperTensor], Any]] = []
         self.autocast_dtype: str | None = None
+        self.attention_mask: PaperTensor | None = None
         self.autocast_cache: dict[int, tuple[int | None, PaperTensor]] = {}
         self.workspaces: dict[str, Storage] = {}
         self.sequence_number = 0
@@ -159,13 +165,14 @@ class PaperTensor:
         requires_grad: whether a gradient flows to or through it.
         base: the tensor it is a view of.
         swapped: dimensions 1 and 2 are swapped in memory, so a reshape that merges them must copy.
+        columns: of ``[b, heads, s, d]`` the columns of each matrix lie together, so that heads and ``d`` merge.
         grad, accumulator: as torch has them on leaves.
         name: the qualified name of a parameter.
     """
 
     __slots__ = (
-        "_trainable", "accumulator", "base", "dtype", "grad", "name", "node", "paper", "requires_grad", "shape",
-        "storage", "swapped",
+        "_trainable", "accumulator", "base", "columns", "dtype", "grad", "name", "node", "paper", "requires_grad",
+        "shape", "storage", "swapped",
     )  # fmt: skip
 
     def __init__(
@@ -178,6 +185,7 @@ class PaperTensor:
         trainable: bool = False,
         base: "PaperTensor | None" = None,
         swapped: bool = False,
+        columns: bool = False,
         name: str = "",
     ) -> None:
         self.shape = shape
@@ -189,6 +197,7 @@ class PaperTensor:
         self.requires_grad = trainable or node is not None
         self.base = base
         self.swapped = swapped
+        self.columns = columns
         self.name = name
         self.grad: PaperTensor | None = None
         self.accumulator: Callable[[], Accumulator | None] | None = None
@@ -221,10 +230,11 @@ def empty(
     *,
     kind: Kind | None = None,
     swapped: bool = False,
+    columns: bool = False,
 ) -> PaperTensor:
     """A new tensor of ``prod(shape)`` elements with a storage of its own."""
     storage = Storage(paper, prod(shape) * DTYPE_BYTES[dtype], shape, dtype, kind)
-    return PaperTensor(shape, dtype, storage, node, swapped=swapped)
+    return PaperTensor(shape, dtype, storage, node, swapped=swapped, columns=columns)
 
 
 def parameter(

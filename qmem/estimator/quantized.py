@@ -7,11 +7,11 @@ Sources: bitsandbytes 0.50.2 ``functional.py`` (``quantize_4bit``, ``dequantize_
 from math import prod
 
 from qmem.estimator.kernel_choice import uses_fused_gemm_4bit
-from qmem.estimator.operations import to, tokens, use_cublas
+from qmem.estimator.operations import linear, to, tokens, use_cublas
 from qmem.estimator.paper import Paper, PaperTensor, empty, parameter
 from qmem.estimator.reductions import sum_rows
 from qmem.estimator.storage import quantization_shared, quantized_weight
-from qmem.estimator.tape import Gradients, record
+from qmem.estimator.tape import Gradients, Node, record
 from qmem.job import Job
 from qmem.ledger import Kind
 
@@ -62,11 +62,15 @@ class Weight4bit:
         if absmax is not None:
             keep("offset")
             sum_rows(paper, 1, self.n_blocks)
-            centred = parameter(paper, f"{name}.absmax", (self.n_blocks,), "fp32", Kind.QUANT_STATE)
+            centred = None
+            if not paper.older.centres_in_place:
+                centred = parameter(paper, f"{name}.absmax", (self.n_blocks,), "fp32", Kind.QUANT_STATE)
             if shares_tables:
                 self.shared = _shared_tables(paper)
-            for piece in ("nested_absmax", "absmax", "nested_quant_map"):
-                keep(piece)
+            keep("nested_absmax")
+            keep("absmax")
+            if not paper.older.shares_nested_map:
+                keep("nested_quant_map")
             del centred, absmax
         del loaded
 
@@ -125,7 +129,7 @@ def _absmax(weight: Weight4bit, paper: Paper) -> PaperTensor:
     return empty(paper, (weight.n_blocks,), "fp32", kind=Kind.DEQUANTIZED)
 
 
-def matmul_4bit(x: PaperTensor, weight: Weight4bit) -> PaperTensor:
+def matmul_4bit(x: PaperTensor, weight: Weight4bit, bias: PaperTensor | None = None) -> PaperTensor:
     """``bitsandbytes.matmul_4bit``: the fused kernel allocates its result only.
 
     Above the kernel's limits the forward dequantizes: absmax in fp32 twice (decoded, then with its offset), the
@@ -145,6 +149,8 @@ def matmul_4bit(x: PaperTensor, weight: Weight4bit) -> PaperTensor:
 
     node = record(paper, "matmul_4bit", [x], backward)
     out_shape = (*x.shape[:-1], n)
+    if paper.older.always_dequantizes:
+        return _product_with_dequantized(x, weight, bias, node)
     gpu = paper.gpu
     if uses_fused_gemm_4bit(gpu.capability, gpu.sm_count, x.dtype, tokens(x), n, k, weight.block_size):
         return empty(paper, out_shape, x.dtype, node)
@@ -155,3 +161,16 @@ def matmul_4bit(x: PaperTensor, weight: Weight4bit) -> PaperTensor:
     use_cublas(paper)
     del shifted, decoded, full
     return out
+
+
+def _product_with_dequantized(
+    x: PaperTensor, weight: Weight4bit, bias: PaperTensor | None, node: Node | None
+) -> PaperTensor:
+    """``MatMul4Bit.forward`` of bitsandbytes 0.43.3: a plain product, which autocast still casts."""
+    paper = x.paper
+    outer, paper.grad_enabled = paper.grad_enabled, False
+    full = to(dequantized(weight), x.dtype)
+    product = linear(x, full, bias)
+    del full
+    paper.grad_enabled = outer
+    return PaperTensor(product.shape, product.dtype, product.storage, node)

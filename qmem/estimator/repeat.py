@@ -3,12 +3,15 @@
 A trace is cut into stretches that belong to a layer.  Within each run of stretches (a forward, a backward, a
 loop over parameters) the events of a middle layer are the same as its neighbour's, but for the layer they speak
 of.  So the trace of a model of any depth follows from the trace of the same model cut to six layers.
-:func:`repeated` refuses (returns ``None``) where the middle layers are not alike; then the walk is done in full.
+Where layers of several kinds take turns, a period of them stands for a layer: everything below speaks of layers, and
+means periods.  :func:`repeated` refuses (returns ``None``) where the middle layers are not alike; then the walk is done
+in full.
 A test shows the result equal to the full walk, event by event.
 """
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from qmem.estimator.paper import Region
 from qmem.ledger import Trace
@@ -65,18 +68,53 @@ class _Template(NamedTuple):
     rank: dict[int, int] | range
 
 
-def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool) -> Trace | None:
+class Cut(NamedTuple):
+    """How a deep model is cut: to ``walked`` layers, in which a period of ``period`` layers repeats."""
+
+    walked: int
+    period: int
+
+
+def cut_of(kinds: Sequence[Any]) -> Cut | None:
+    """The shortest cut of a model whose layers are of these kinds, or ``None`` where nothing repeats often enough.
+
+    The periods at both ends may differ from the others.  The last takes what is left over; in the cut model it must be
+    of the same kinds as in the whole one.
+    """
+    n_layers = len(kinds)
+    for period in range(1, n_layers // (WALKED_LAYERS + 1) + 1):
+        last = (n_layers // period - 1) * period
+        walked_last = (WALKED_LAYERS - 1) * period
+        alike = all(kinds[i] == kinds[i - period] for i in range(2 * period, last))
+        if alike and kinds[last:] == kinds[walked_last : walked_last + n_layers - last]:
+            return Cut(walked_last + n_layers - last, period)
+    return None
+
+
+def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool, period: int = 1) -> Trace | None:
     """The trace of ``n_layers`` layers from that of six, or ``None`` if the layers in the middle differ.
 
     ``brief`` leaves out what is born and dies within one layer, but for the first and the last of the repeated
     ones: from one of them to the next every live byte count grows by the same amount, so the fullest moment lies in
     the first or the last.  Nothing that outlives a layer is left out.
     """
-    stretches = _stretches(trace, regions)
+    stretches = _stretches(trace, _by_period(regions, period))
     templates = _Templates(trace, stretches).make()
     if not _middle_layers_are_alike(stretches, templates):
         return None
-    return _Repeater(trace, n_layers, brief=brief).run(stretches, templates)
+    return _Repeater(trace, n_layers // period, brief=brief).run(stretches, templates)
+
+
+def _by_period(regions: list[Region], period: int) -> list[Region]:
+    """The regions of whole periods; the last period takes what is left over."""
+    if period == 1:
+        return regions
+    whole: list[Region] = []
+    for event, layer in regions:
+        of = None if layer is None else min(layer // period, WALKED_LAYERS - 1)
+        if of is None or not whole or whole[-1].layer != of:
+            whole.append(Region(event, of))
+    return whole
 
 
 def _stretches(trace: Trace, regions: list[Region]) -> list[_Stretch]:

@@ -14,6 +14,7 @@ some capabilities; ROCm.
 
 from typing import Literal, NamedTuple
 
+from qmem.errors import UnsupportedError
 from qmem.estimator.kernel_choice import Capability
 
 SdpaBackend = Literal["flash", "cudnn", "efficient", "math"]
@@ -36,6 +37,8 @@ def sdpa_backend(
     needs_grad: bool = True,
     dropout: float = 0.0,
     seq: int = 2048,
+    value_dim: int | None = None,
+    cudnn_first: bool = True,
 ) -> SdpaBackend:
     """The kernel that torch takes by default for queries and keys of one length and one head size.
 
@@ -43,21 +46,41 @@ def sdpa_backend(
         gpu_capability: compute capability of the card.
         dtype: of queries, keys and values, after autocast.
         head_dim: their last dimension.
+        value_dim: that of the values where it is another; no flash kernel takes those.
         has_mask: whether an ``attn_mask`` is given; ``is_causal`` is no mask.
         needs_grad: whether a gradient is asked for *and* grad mode is on: the first forward of reentrant
             checkpointing runs without.
         dropout: probability.
         seq: length of the keys.
+        cudnn_first: whether cuDNN is asked first where newer torch does.
 
     Grouped heads (``enable_gqa``) do not change the choice.
+
+    Raises:
+        UnsupportedError: values of another width on a card where torch prefers cuDNN, whose plan is not known.
     """
-    if _prefers_cudnn(gpu_capability) and _cudnn_can(
-        gpu_capability, dtype, head_dim, needs_grad=needs_grad, dropout=dropout, seq=seq
+    if value_dim not in (None, head_dim):
+        return _backend_of_narrow_values(gpu_capability, dtype, head_dim)
+    if (
+        cudnn_first
+        and _prefers_cudnn(gpu_capability)
+        and _cudnn_can(gpu_capability, dtype, head_dim, needs_grad=needs_grad, dropout=dropout, seq=seq)
     ):
         return "cudnn"
     if not has_mask and _flash_can(gpu_capability, dtype, head_dim, needs_grad, dropout):
         return "flash"
     return "efficient" if _efficient_can(gpu_capability, dtype, head_dim) else "math"
+
+
+def _backend_of_narrow_values(capability: Capability, dtype: str, head_dim: int) -> SdpaBackend:
+    if _prefers_cudnn(capability) and dtype != "fp32":
+        major, minor = capability
+        raise UnsupportedError(
+            f"attention whose values are narrower than its keys is not modelled on compute capability {major}.{minor},"
+            " where cuDNN runs it",
+            hint="name another card with --gpu, or use --attention eager",
+        )
+    return "efficient" if _efficient_can(capability, dtype, head_dim) else "math"
 
 
 def _prefers_cudnn(capability: Capability) -> bool:
@@ -163,7 +186,13 @@ KEY_BLOCK = 64
 
 
 def efficient_backward_workspace_bytes(
-    gpu_capability: Capability, dtype: str, batch: int, heads: int, seq: int, head_dim: int
+    gpu_capability: Capability,
+    dtype: str,
+    batch: int,
+    heads: int,
+    seq: int,
+    head_dim: int,
+    value_dim: int | None = None,
 ) -> int:
     """The fp32 workspace of the memory-efficient backward, all heads together.
 
@@ -177,7 +206,8 @@ def efficient_backward_workspace_bytes(
     per_head = tiles * (tiling.rows * tiling.columns * 4 + 16)
     if tiling.stages_keys:
         splits = min(_blocks(seq, KEY_BLOCK), max(1, 200 // (batch * heads)))
-        per_head += 2 * splits * KEY_BLOCK * _blocks(head_dim, tiling.rows) * tiling.rows * 4
+        columns = _blocks(head_dim, tiling.rows) + _blocks(value_dim or head_dim, tiling.rows)
+        per_head += splits * KEY_BLOCK * columns * tiling.rows * 4
     return batch * heads * per_head
 
 

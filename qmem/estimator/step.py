@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
-from qmem.estimator.loss import causal_lm_loss, divided, scaled_in_place
+from qmem.estimator.fused_head import Head, Scores, fused_head, sft_loss
+from qmem.estimator.loss import divided, scaled_in_place
 from qmem.estimator.loss_scaling import GradScaler
 from qmem.estimator.model import PaperModel, Program
 from qmem.estimator.operations import to, use_cublas
 from qmem.estimator.optimizers import PaperOptimizer
 from qmem.estimator.paper import Gpu, Paper, PaperTensor, Region, Role, empty
+from qmem.estimator.slicing import taken_whole
 from qmem.estimator.tape import run_backward
 from qmem.job import Job
 from qmem.ledger import Kind, Trace
@@ -32,10 +34,11 @@ class Walk(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The inputs of a micro-step on the GPU; a bare loop passes the ids as labels too."""
+    """The inputs of a micro-step on the GPU; a bare loop passes the ids as labels too, and a mask only if asked to."""
 
     input_ids: PaperTensor
     labels: PaperTensor
+    mask: PaperTensor | None = None
 
 
 def walk(
@@ -54,19 +57,20 @@ def walk(
     ``n_trained`` counts the trained parameters of the whole model, if this one is cut.  ``steady`` runs the second
     step only, with what the first one leaves behind: half the work, where only the fullest moment is asked for.
     """
-    paper = Paper(gpu)
+    paper = Paper(gpu, facts.older)
     model = PaperModel(paper, architecture, job)
     paper.begin_phase("load")
     model.load(quantized)
     paper.begin_phase("prepare", empties_cache=True)
     if facts.kbit_preparation:
         model.prepare_for_kbit_training(facts)
-        paper.begin_phase("prepare", empties_cache=True)
+        paper.begin_phase("prepare", empties_cache=not facts.older.keeps_cache)
     model.adapt(plan, facts)
     program = model.program(facts)
-    trainer_of = program.embedding if facts.trainer_loop else None
-    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained, trainer_of)
-    loop = _Loop(paper, job, facts, program, optimizer)
+    exempt = program.exempt if facts.trainer_loop else None
+    optimizer = PaperOptimizer(paper, job.optimizer, program.trainable, n_trained, exempt)
+    head = model.head_factors() if facts.fused_head else None
+    loop = _Loop(paper, job, facts, program, optimizer, head)
     if steady:
         loop.leave_first_step_behind()
     for step in (2,) if steady else (1, 2):
@@ -82,12 +86,22 @@ class _Loop:
         batches: what the Trainer has fetched; it keeps the last step's until the next are there.
         scalars: the running loss, the number of labelled tokens and the last loss, which the Trainer keeps.
         scaler: scales the loss where the Trainer computes in fp16.
+        fused: what a fused head multiplies by, where the stack has one.
     """
 
-    def __init__(self, paper: Paper, job: Job, facts: StackFacts, program: Program, optimizer: PaperOptimizer) -> None:
+    def __init__(
+        self,
+        paper: Paper,
+        job: Job,
+        facts: StackFacts,
+        program: Program,
+        optimizer: PaperOptimizer,
+        fused: Head | None = None,
+    ) -> None:
         self.paper, self.job, self.facts, self.program, self.optimizer = paper, job, facts, program, optimizer
+        self.fused = fused
         self.batches: list[Batch] = []
-        self.scalars: list[PaperTensor] = []
+        self.scalars: list[PaperTensor | None] = []
         self.micro_steps = min(job.grad_accum, 2)
         scales_loss = facts.trainer_loop and facts.autocast and job.compute_dtype == "fp16"
         self.scaler = GradScaler(paper) if scales_loss else None
@@ -101,8 +115,8 @@ class _Loop:
             use_cublas(self.paper)
 
     def step(self, step: int) -> None:
-        """One optimizer step with its micro-steps."""
-        self.paper.begin_phase("forward", step)
+        """One optimizer step with its micro-steps; the Trainer begins with an empty cache (``free_memory``)."""
+        self.paper.begin_phase("forward", step, empties_cache=step == 1 and self.facts.trainer_loop)
         if self.facts.trainer_loop:
             self._trainer_step(step)
         else:
@@ -119,11 +133,17 @@ class _Loop:
 
     def _training_step(self, batch: Batch, step: int, micro_step: int) -> None:
         """``training_step``: the loss is divided once more by accelerate, whatever the accumulation."""
-        loss = scaled_in_place(_forward(self, batch, (step, micro_step)))
+        loss = self._loss(batch, (step, micro_step))
         self.paper.begin_phase("backward", step, micro_step)
         self._run_trainers_backward(divided(loss))
         self.paper.enter_layer(None)
         self.scalars[2:] = [loss.detached()]
+
+    def _loss(self, batch: Batch, at: tuple[int, int]) -> PaperTensor:
+        """``compute_loss``, which multiplies by the number of processes in the end: transformers does it in place."""
+        if self.fused is None:
+            return scaled_in_place(_forward(self, batch, at))
+        return sft_loss(_scores(self, self.fused, batch, at))
 
     def _run_trainers_backward(self, loss: PaperTensor) -> None:
         run_backward(self.scaler.scaled(loss) if self.scaler else loss)
@@ -139,15 +159,26 @@ class _Loop:
         fetched = []
         for _ in range(job.grad_accum):
             ids, labels = (empty(paper, (job.batch, job.seq), "int64") for _ in "il")
-            fetched.append(Batch(ids, labels))
+            fetched.append(Batch(ids, labels, self._mask()))
         paper.rule = "labelled tokens"
+        self.scalars[1:2] = [self._labelled()]
+        self.batches = fetched
+
+    def _labelled(self) -> PaperTensor | None:
+        """How many labels of the step count, which the Trainer keeps; an older one reads them."""
+        paper, job = self.paper, self.job
+        if paper.older.counts_on_host:
+            _read_labelled(paper, job)
+            return None
         for _ in range(job.grad_accum):
             labelled = empty(paper, (job.batch, job.seq - 1), "bool")
             counted = empty(paper, (job.batch, job.seq - 1), "int64")
             del labelled, counted
-        count = empty(paper, (), "fp32")
-        self.scalars[1:2] = [count]
-        self.batches = fetched
+        return empty(paper, (), "fp32")
+
+    def _mask(self) -> PaperTensor | None:
+        """The mask of ones that a collator adds."""
+        return empty(self.paper, (self.job.batch, self.job.seq), "int64") if self.facts.attention_mask else None
 
     def _plain_step(self, step: int) -> None:
         """A training function: its locals (the batch, the last loss with its graph) go when it returns."""
@@ -157,7 +188,8 @@ class _Loop:
                 paper.begin_phase("forward", step, micro_step)
             paper.role, paper.rule = _INPUTS, "input ids"
             input_ids = empty(paper, (self.job.batch, self.job.seq), "int64")
-            loss = _forward(self, Batch(input_ids, input_ids), (step, micro_step))
+            mask = self._mask()
+            loss = _forward(self, Batch(input_ids, input_ids, mask), (step, micro_step))
             paper.begin_phase("backward", step, micro_step)
             if self.job.grad_accum > 1:
                 loss = divided(loss)
@@ -178,24 +210,58 @@ class _Loop:
         self.optimizer.zero_grad()
 
 
+def _read_labelled(paper: Paper, job: Job) -> None:
+    """``sum([batch["labels"].ne(-100).sum() for batch in batches]).item()``."""
+    counts = []
+    for _ in range(job.grad_accum):
+        labelled = empty(paper, (job.batch, job.seq), "bool")
+        counts.append(empty(paper, (), "int64"))
+        widened = empty(paper, (job.batch, job.seq), "int64")
+        del widened, labelled
+    total = None
+    for _ in counts:
+        total = empty(paper, (), "int64")
+    del total, counts
+
+
 def _forward(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
     """The model's forward, under autocast where the stack has it: the loss.
 
     The cast weights in autocast's cache live until it ends.  Then accelerate, under the Trainer, makes the returned
     logits fp32, which frees the 16-bit ones only after.
     """
-    paper, job, facts = loop.paper, loop.job, loop.facts
-    if facts.autocast:
-        paper.autocast_dtype = job.compute_dtype if job.compute_dtype != "fp32" else "bf16"
-    hidden_states = loop.program.decoder(batch.input_ids)
-    paper.begin_phase("loss", *at)
+    paper, facts = loop.paper, loop.facts
+    hidden_states = _decode(loop, batch, at)
     paper.role = _HEAD
-    logits = loop.program.head(hidden_states)
+    logits = loop.program.head(taken_whole(hidden_states, 3))
     paper.role = _LOSS
-    loss = causal_lm_loss(logits, batch.labels, token_mean=facts.token_mean)
+    loss = loop.program.loss(logits, batch.labels, token_mean=facts.token_mean)
     del hidden_states
     paper.end_autocast()
     if facts.autocast and facts.trainer_loop:
-        converted = to(logits, "fp32")
+        converted = [to(returned, "fp32") for returned in (logits, *loop.program.others)]
         del converted
+    loop.program.others.clear()
     return loss
+
+
+def _scores(loop: _Loop, head: Head, batch: Batch, at: tuple[int, int]) -> Scores:
+    """The same with TRL's fused head, whose scores are fp32 already: there are no logits to convert."""
+    hidden_states = _decode(loop, batch, at)
+    loop.paper.role = _LOSS
+    scores = fused_head(hidden_states, head)
+    del hidden_states
+    loop.paper.end_autocast()
+    return scores
+
+
+def _decode(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
+    """The decoder's last hidden state, with which the loss begins."""
+    paper, job = loop.paper, loop.job
+    if loop.facts.autocast:
+        paper.autocast_dtype = job.compute_dtype if job.compute_dtype != "fp32" else "bf16"
+    paper.attention_mask = batch.mask
+    hidden_states: PaperTensor = loop.program.decoder(batch.input_ids)
+    paper.attention_mask = None
+    paper.begin_phase("loss", *at)
+    return hidden_states

@@ -127,7 +127,12 @@ def bits_per_parameter(*, double_quant: bool, block_size: int = 64) -> float:
 
 
 def optimizer_state(
-    optimizer: Optimizer, shape: tuple[int, ...], dtype: str, *, keeps_32bit: bool = False
+    optimizer: Optimizer,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    keeps_32bit: bool = False,
+    state_block: int | None = None,
 ) -> tuple[Piece, ...]:
     """What an optimizer holds for one parameter after its first step, in the order in which it is allocated.
 
@@ -137,6 +142,7 @@ def optimizer_state(
         dtype: of the parameter.
         keeps_32bit: the parameter is exempt from 8-bit state.  transformers' Trainer exempts the weight of every
             ``nn.Embedding`` (``trainer.py``, ``create_optimizer``); a bare loop exempts nothing.
+        state_block: elements that share one absmax of an 8-bit state, where not ``STATE_BLOCK``.
     """
     match optimizer:
         case "adamw_torch" | "adamw_torch_fused":
@@ -145,7 +151,7 @@ def optimizer_state(
             return _adafactor(shape)
         case "sgd":
             return ()
-    return _bitsandbytes(optimizer, shape, keeps_32bit=keeps_32bit)
+    return _bitsandbytes(optimizer, shape, state_block or STATE_BLOCK, keeps_32bit=keeps_32bit)
 
 
 def optimizer_shared(optimizer: Optimizer) -> tuple[Piece, ...]:
@@ -194,7 +200,9 @@ def _adafactor(shape: tuple[int, ...]) -> tuple[Piece, ...]:
     )
 
 
-def _bitsandbytes(optimizer: Optimizer, shape: tuple[int, ...], *, keeps_32bit: bool) -> tuple[Piece, ...]:
+def _bitsandbytes(
+    optimizer: Optimizer, shape: tuple[int, ...], state_block: int, *, keeps_32bit: bool
+) -> tuple[Piece, ...]:
     """State of AdamW (two tensors) or Lion (one), fp32 whatever the parameter's dtype, or 8-bit with block statistics.
 
     The rules count elements, not bytes: 8-bit from 4,096 up, paged from 100,000 up (the same for both widths).  The
@@ -211,8 +219,8 @@ def _bitsandbytes(optimizer: Optimizer, shape: tuple[int, ...], *, keeps_32bit: 
     states = tuple(Piece(f"state{i}", shape, dtype, space, per_element) for i in _states(optimizer))
     if not in_8bit:
         return states
-    blocks = -(-elements // STATE_BLOCK)
-    because = f"{blocks} blocks of {STATE_BLOCK} x 4 B"
+    blocks = -(-elements // state_block)
+    because = f"{blocks} blocks of {state_block} x 4 B"
     return states + tuple(Piece(f"absmax{i}", (blocks,), "fp32", because=because) for i in _states(optimizer))
 
 

@@ -69,6 +69,17 @@ class Accumulator(Node):
         self.layer = None
 
 
+class Slot(Node):
+    """One of several results of an operation: gradients that reach it are added up here, apart from the others'."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, operation: Node, index: int) -> None:
+        self.index = index
+        self.edges = [(operation, (), "")]
+        self.saved = []
+
+
 def record(
     paper: Paper,
     name: str,
@@ -88,6 +99,11 @@ def record(
     node.edges = [_edge(tensor) for tensor in inputs]
     node.saved = [None if tensor is None else _pack(paper, tensor) for tensor in saved]
     return node
+
+
+def slots(node: Node | None, n: int) -> list[Slot | None]:
+    """The nodes of ``n`` results of one operation, whose backward gets the gradients that came, by index."""
+    return [None if node is None else Slot(node, index) for index in range(n)]
 
 
 def save_output(node: Node | None, *outputs: PaperTensor) -> None:
@@ -122,7 +138,7 @@ def run_backward(loss: PaperTensor) -> None:
     outer = (paper.thread, paper.role)
     paper.thread = "autograd"
     paper.rule = "gradient of the loss"
-    first = empty(paper, (), "fp32")  # held by the caller until backward returns
+    first = empty(paper, (), loss.dtype)  # held by the caller until backward returns
     run_engine(root, first.detached())
     paper.thread, paper.role = outer
 
@@ -143,7 +159,7 @@ class _Engine:
         self.waiting = _count_dependencies(root)
         self.tie = 0
         self.ready = [(-root.sequence, 0, root)]
-        self.buffers: dict[Node, PaperTensor] = {root: first}
+        self.buffers: dict[Node, Any] = {root: first}
 
     def run(self) -> None:
         evaluated = []
@@ -179,7 +195,7 @@ class _Engine:
             output = None
         node.edges = []
 
-    def _call(self, node: Node, grad: PaperTensor) -> list[PaperTensor | None]:
+    def _call(self, node: Node, grad: Any) -> list[PaperTensor | None]:
         """Unpack what was saved, run the node, then fit each gradient to the shape and dtype of its input.
 
         Saved tensors die with the node's locals: before the gradients are handed on.
@@ -207,8 +223,18 @@ class _Engine:
                 self.buffers[target] = grad
         self.waiting[target] -= 1
         if self.waiting[target] == 0 and target in self.buffers:
-            self.tie += 1
-            heapq.heappush(self.ready, (-target.sequence, self.tie, target))
+            if isinstance(target, Slot):
+                self._gather(target)
+            else:
+                self.tie += 1
+                heapq.heappush(self.ready, (-target.sequence, self.tie, target))
+
+    def _gather(self, slot: Slot) -> None:
+        """Lay a result's gradient beside those of the operation's other results."""
+        ((operation, _, _),) = slot.edges
+        assert operation is not None, "a slot belongs to an operation"
+        self.buffers.setdefault(operation, {})[slot.index] = self.buffers.pop(slot)
+        self._hand_over(operation, None)
 
     def _add(self, target: Node) -> None:
         """Gradients that meet are added, in place only if the first one is nobody else's and no view."""

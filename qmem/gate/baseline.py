@@ -78,7 +78,9 @@ def place_of(scenario: Scenario, ledger: Ledger) -> dict[str, str]:
 
 
 def job_of(ledger: Ledger) -> dict[str, Any]:
-    """Every field of the job, and the facts of its stack."""
+    """Every field of the job, and the facts of its stack; of a program, the program."""
+    if ledger.watched:
+        return {"program": ledger.watched, "model": ledger.model}
     fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(ledger.job))
     return {**fields, "model": ledger.model, **{f"stack.{name}": value for name, value in ledger.stack.items()}}
 

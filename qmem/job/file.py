@@ -20,13 +20,18 @@ def read_job_file(path: str) -> dict[str, Any]:
         UsageError: the file cannot be read, is no TOML, or names a field that a job does not have or a value of the
             wrong type. The message begins with the path.
     """
-    fields = _job_table(path, _toml(path))
+    fields = _job_table(path, read_toml(path))
     _check_names(path, fields)
     _check_types(path, fields)
     return fields
 
 
-def _toml(path: str) -> dict[str, Any]:
+def read_toml(path: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        UsageError: it cannot be read, or is no TOML. The message begins with the path.
+    """
     toml = _toml_library()
     text = _text(path)
     try:

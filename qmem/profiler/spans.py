@@ -50,7 +50,8 @@ def spans_of(told: Told) -> list[Span]:
 def fullest(spans: list[Span]) -> Span:
     """The phase with the highest peak in training; before training, if it did not come to that."""
     training = [span for span in spans if span.closed.place.step] or spans
-    return max(training, key=lambda span: span.closed.allocated.peak)
+    # Of equals one after the first step: that is the steady state, and like the traced one.
+    return max(training, key=lambda span: (span.closed.allocated.peak, span.closed.place.step > 1))
 
 
 def residents_of(spans: list[Span], told: Told) -> Iterator[Item]:

@@ -98,7 +98,7 @@ def _on_card(view: EstimateView) -> Ledger:
 
 def _print_title(page: _Page) -> None:
     ledger = page.view.ledger
-    page.print(f"{ledger.model}: {_job_line(ledger.job)}", "bold")
+    page.print(f"{ledger.model}: {ledger.watched or _job_line(ledger.job)}", "bold")
     total, trainable = ledger.parameters.total, ledger.parameters.trainable
     share = f" ({trainable / total:.4%})" if total else ""
     page.print(f"{total:,} parameters, {trainable:,} trained{share}")
@@ -236,7 +236,8 @@ def _print_notes(page: _Page) -> None:
         notes.append(why_they_differ(page.rows, page.view.rule))
     if ledger.peak.doubt:
         notes.append(_doubt(ledger.peak.doubt))
-    notes += [_stack(ledger), f"Assumed defaults: {_defaults(ledger.job)}.", *ledger.assumptions]
+    defaults = [] if ledger.watched else [f"Assumed defaults: {_defaults(ledger.job)}."]
+    notes += [_stack(ledger), *defaults, *ledger.assumptions]
     page.print_points("Behind the numbers", notes)
     page.print_points("Warnings", list(ledger.warnings), "yellow")
 
@@ -270,7 +271,8 @@ def _stack(ledger: Ledger) -> str:
     overridden = f", with {facts}" if facts else ""
     what = "kernels and workspaces of" if ledger.instrument == "estimate" else "run on"
     card = f"; {what} {ledger.device}" if ledger.device else ""
-    return f"Stack {ledger.job.stack} ({versions}){overridden}{card}."
+    name = ledger.stack["title"] if ledger.watched else f"Stack {ledger.job.stack}"
+    return f"{name} ({versions}){overridden}{card}."
 
 
 def _defaults(job: Job) -> str:

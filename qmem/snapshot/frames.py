@@ -16,6 +16,8 @@ NOT_RECORDED = "no stack was recorded"
 NO_PYTHON = "no line of Python: autograd's threads, or C++"
 
 _OF_TORCH = re.compile(r"(?:packages|pytorch|src)/torch/")
+_OF_GUARD = re.compile(r"/qmem/phantom/\w+\.py$")
+"""Lines of the readback guard, through which every call of torch goes on a simulated device: they explain nothing."""
 _INSTALLED = re.compile(r"^.*/(?:site|dist)-packages/")
 _TRUNK = re.compile(r"^.*/(?=[^/]+/[^/]+$)")
 """All of a path but its last folder and its file."""
@@ -77,7 +79,7 @@ def _python_frames(frames: Any) -> list[Frame]:
     """The lines of Python, the innermost first; with ``stacks="all"`` most of a stack is C++."""
     listed = frames if isinstance(frames, list) else []
     read = (_frame(raw) for raw in listed)
-    return [frame for frame in read if frame is not None]
+    return [frame for frame in read if frame is not None and not _OF_GUARD.search(frame.path)]
 
 
 def _frame(raw: Any) -> Frame | None:

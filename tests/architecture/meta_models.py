@@ -5,16 +5,18 @@ import warnings
 
 import pytest
 
+from qmem.architecture import auto_class
+
 
 def build_meta_model(config):
-    """The model that AutoModelForCausalLM makes of a config.json, every tensor on the meta device."""
+    """The model that transformers makes of a config.json, every tensor on the meta device."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers", minversion="5.0")
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         loaded = transformers.AutoConfig.for_model(**copy.deepcopy(config))
         loaded.pad_token_id = None  # torch wants it within the vocabulary; no shape depends on it
-        return transformers.AutoModelForCausalLM.from_config(loaded)
+        return getattr(transformers, auto_class(config["model_type"])).from_config(loaded)
 
 
 def tensors(named):
@@ -24,7 +26,11 @@ def tensors(named):
 SIZES = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
          "num_attention_heads": 4}  # fmt: skip
 MIXTURE = {"num_experts_per_tok": 2, "moe_intermediate_size": 48, "num_experts": 16}
+LATENT = {"num_experts_per_tok": 2, "moe_intermediate_size": 48, "n_routed_experts": 16, "n_group": 2,
+          "topk_group": 1, "first_k_dense_replace": 1, "kv_lora_rank": 32, "q_lora_rank": None, "qk_nope_head_dim": 16,
+          "qk_rope_head_dim": 16, "v_head_dim": 24}  # fmt: skip
 _SMALL = {
+    "t5": {"vocab_size": 320, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 3, "num_heads": 4},
     "gpt2": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "opt": {**SIZES, "ffn_dim": 96, "word_embed_proj_dim": 32},
     "falcon": {**SIZES, "bias": True},
@@ -41,6 +47,9 @@ _SMALL = {
     "mixtral": {**SIZES, "num_key_value_heads": 2, "num_experts_per_tok": 2, "num_local_experts": 16},
     "qwen2_moe": {**SIZES, **MIXTURE, "num_key_value_heads": 2, "shared_expert_intermediate_size": 80},
     "qwen3_moe": {**SIZES, **MIXTURE, "num_key_value_heads": 2, "mlp_only_layers": [1]},
+    "deepseek_v2": {**SIZES, **LATENT},
+    "deepseek_v3": {**SIZES, **LATENT},
+    "gpt_oss": {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "num_experts_per_tok": 2, "num_local_experts": 16},
 }
 
 

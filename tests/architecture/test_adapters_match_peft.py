@@ -5,9 +5,10 @@ import warnings
 import pytest
 from meta_models import build_meta_model, small_config
 
-from qmem.architecture import adapt, describe
+from qmem.architecture import adapt, auto_class, describe
 from qmem.catalogue import all_models
 from qmem.job import make_job
+from qmem.profiler.prepare import TASK_TYPES
 
 pytestmark = pytest.mark.libraries
 LINEARS = (
@@ -21,6 +22,10 @@ LINEARS = (
     "c_proj",
     "dense_h_to_4h",
     "qkv_proj",
+    "query",
+    "value",
+    "q",
+    "wo",
 )
 
 
@@ -28,7 +33,8 @@ def peft_model(config, job):
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft", minversion="0.21")
     targets = job.targets if isinstance(job.targets, str) else list(job.targets)
     lora = peft.LoraConfig(r=job.rank, target_modules=targets, modules_to_save=list(job.modules_to_save) or None,
-                           bias=job.bias, use_dora=job.dora, task_type="CAUSAL_LM")  # fmt: skip
+                           bias=job.bias, use_dora=job.dora,
+                           task_type=TASK_TYPES.get(auto_class(config["model_type"])))  # fmt: skip
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         return peft.get_peft_model(build_meta_model(config), lora)
@@ -49,6 +55,12 @@ def some_linears(config, n=2):
     """Names of linears of a family; of fused experts both halves, as peft demands."""
     known = {linear.short_name for linear in describe(config).linears if linear.role == "linear"}
     return tuple(name for name in LINEARS if name in known)[:n]
+
+
+def ends(config):
+    """The last words of the names of the embedding and the head."""
+    described = describe(config)
+    return tuple(name.rpartition(".")[2] for name in (described.embedding, described.head))
 
 
 def test_all_linear_adapts_what_peft_adapts(family):
@@ -74,8 +86,7 @@ def test_biases_of_adapted_linears_are_trained_as_in_peft(family):
 
 def test_dora_adds_the_magnitudes_that_peft_adds(family):
     config = small_config(family)
-    embedding = describe(config).embedding.rpartition(".")[2]
-    assert_same_adapter(config, targets=(some_linears(config)[0], embedding, "lm_head"), dora=True)
+    assert_same_adapter(config, targets=(some_linears(config)[0], *ends(config)), dora=True)
 
 
 def test_saved_modules_are_copied_as_peft_copies_them(family):
@@ -94,7 +105,7 @@ def test_a_whole_block_can_be_saved_as_in_peft():
 
 def test_embeddings_can_be_adapted_as_in_peft(family):
     config = small_config(family)
-    assert_same_adapter(config, targets=(describe(config).embedding.rpartition(".")[2], "lm_head"))
+    assert_same_adapter(config, targets=ends(config))
 
 
 @pytest.mark.parametrize("targets", [("w1", "w2", "w3"), ("w1", "w3", "q_proj"), ("w2", "gate"), r".*experts\.(w1|w3)"])

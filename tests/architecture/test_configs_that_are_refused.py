@@ -49,6 +49,21 @@ def test_an_impossible_value_is_refused_with_its_field(changes, message):
     [
         ("gemma3_text", {"layer_types": ["full_attention"]}, "layer_types in config.json must name full_attention or"),
         ("gemma3_text", {"layer_types": "full"}, "layer_types in config.json is 'full', but must be a list of names"),
+        ("gemma2", {"sliding_window": None}, "layer_types in config.json names sliding_attention, but there is no"),
+        (
+            "gemma2",
+            {"final_logit_softcapping": -1},
+            "final_logit_softcapping in config.json is -1, but must be a number",
+        ),
+        (
+            "qwen3",
+            {"layer_types": ["sliding_attention"] * 3},
+            "names sliding_attention, but there is no sliding_window",
+        ),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers in config.json has 2 values, but there are 3 layers"),
+        ("smollm3", {"no_rope_layers": ["1"]}, "no_rope_layers in config.json is .'1'., but must be a list of whole"),
+        ("phi", {"resid_pdrop": 1}, "resid_pdrop in config.json is 1, but must be at least 0 and below 1"),
+        ("llama", {"hidden_act": None}, "hidden_act in config.json is None, but must be a word"),
         ("qwen3_moe", {"mlp_only_layers": [0.5]}, r"mlp_only_layers in config.json is \[0.5\], but must be a list"),
         ("mixtral", {"num_experts_per_tok": 17}, "num_experts_per_tok is 17, but a layer has only 16 experts"),
         ("mixtral", {"num_local_experts": 10**6}, "num_local_experts in config.json is 1000000, but must be from"),
@@ -127,7 +142,7 @@ def test_alibi_has_no_last_position():
 
 def test_every_family_reads_only_plain_values(family):
     values = describe(small_config(family)).config.values()
-    assert all(isinstance(value, bool | int | float | tuple) for value in values)
+    assert all(isinstance(value, bool | int | float | str | tuple | None) for value in values)
 
 
 def test_fifteen_families_come_first():

@@ -32,6 +32,13 @@ def test_without_a_quantized_base_nothing_is_cast():
     assert [facts.kbit_preparation, facts.cast_norms, facts.cast_embeddings] == [False] * 3
 
 
+def test_trl_trains_16_bit_adapters_on_quantized_bases_only():
+    assert resolved(stack="trl").adapter_dtype == "bf16"
+    assert resolved(stack="trl", quant="int8").adapter_dtype == "bf16"
+    assert resolved(stack="trl", method="lora").adapter_dtype == "fp32"
+    assert resolved(stack="trl", method="lora", adapter_dtype="bf16").adapter_dtype == "bf16"
+
+
 def test_a_fact_can_be_set_by_itself():
     facts = resolved(facts={"cast_embeddings": "no"})
     assert facts.cast_norms
@@ -46,9 +53,17 @@ def test_a_job_field_overrides_the_stack():
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"stack": "no-such"}, UsageError, "there is no stack 'no-such'; use one of hf, plain"),
-        ({"stack": "trl"}, UnsupportedError, "the stack trl .* is not built yet"),
-        ({"stack": "hf@transformers=4.48.1"}, UnsupportedError, "modelled for transformers 5.23.0, not yet for 4.48.1"),
+        ({"stack": "no-such"}, UsageError, "there is no stack 'no-such'; use one of hf, trl, plain"),
+        ({"stack": "trl", "facts": {"fused_head": "no"}}, UnsupportedError, "the stack trl cannot run fused_head=no"),
+        ({"stack": "plain", "facts": {"fused_head": "yes"}}, UnsupportedError, "plain cannot run fused_head=yes"),
+        ({"facts": {"trainer_loop": "no"}}, UnsupportedError, "the stack hf cannot run trainer_loop=no"),
+        (
+            {"stack": "hf@transformers=4.40.0"},
+            UnsupportedError,
+            "not known with transformers 4.40.0; .*5.23.0; or .*4.48.1",
+        ),
+        ({"stack": "hf@transformers=4.48.1,peft=0.21.2"}, UnsupportedError, "transformers 4.48.1 with peft 0.21.2"),
+        ({"stack": "hf@transformers"}, UsageError, "'transformers' names no version"),
         ({"stack": "hf@no_library=1"}, UsageError, "names no library of the stack hf"),
         ({"facts": {"no_such": "yes"}}, UsageError, "there is no fact 'no_such'"),
         ({"facts": {"cast_norms": "bf8"}}, UsageError, "the fact cast_norms is 'bf8', but must be one of fp32, no"),

@@ -51,7 +51,7 @@ FLAGS = (
     (["Qwen3-0.6B", "--explain", "no such kind"], "no such kind"),
     (["Qwen3-0.6B", "--job", "no-such-file.toml"], "no-such-file.toml: No such file or directory"),
     (["Qwen3-0.6B", "--phantom", "a100-80"], "there is no option '--phantom'"),
-    (["falcon-7b"], "falcon"),
+    (["gpt-j-6b"], "gptj"),
 )
 
 

@@ -32,6 +32,7 @@ PROGRAMS = {
             ["gpus"],
             ["report", "--help"],
             ["compare", "--help"],
+            ["snapshot", str(Path(__file__).parent.parent / "snapshot" / "golden" / "out-of-memory.pickle")],
             ["doctor"],
         )
     },

@@ -120,10 +120,16 @@ def test_the_card_decides_workspaces():
 @pytest.mark.parametrize(
     ("job", "error", "match"),
     [
-        (Job(model="gpt2"), UnsupportedError, "family 'gpt2' is not modelled yet"),
+        (Job(model="gpt-j-6b"), UnsupportedError, "model type 'gptj' is not supported yet"),
+        (Job(model="falcon-7b", attention="eager"), UnsupportedError, "eager attention of a Falcon"),
+        (Job(model="flan-t5-base", stack="trl"), UnsupportedError, "trl trains no t5"),
+        (Job(model="t5-base", facts={"reentrant": "yes"}), UnsupportedError, "reentrant checkpointing of a T5"),
+        (Job(model="t5-base", dtype="fp16", compute_dtype="fp16", stack="plain"), UnsupportedError, "a T5 in fp16"),
         (Job(model="Qwen3-14B", attention="flash_attention_2"), UnsupportedError, "flash_attention_2 is not modelled"),
         (Job(model="Qwen3-14B", loss="fused_linear"), UnsupportedError, "loss 'fused_linear' is not modelled"),
-        (Job(model="Qwen3-14B", stack="trl"), UnsupportedError, "stack trl"),
+        (Job(model="Qwen3-14B", stack="trl", targets=("lm_head",)), UnsupportedError, "lm_head out of the targets"),
+        (Job(model="Qwen3-30B-A3B", stack="trl"), UnsupportedError, "load-balancing loss that SFTTrainer adds"),
+        (Job(model="Qwen3-0.6B", stack="trl", compute_dtype="fp16"), UnsupportedError, "unscaling 16-bit gradients"),
         (Job(model="Qwen3-14B", rank=4096), UsageError, "rank"),
         (Job(model="Qwen3-14B", targets=("nothing",)), UsageError, "nothing"),
         (Job(model="Qwen3-14B", facts={"no_such": "x"}), UsageError, "no fact 'no_such'"),

@@ -10,9 +10,9 @@ from qmem.ledger import Ledger
 REFUSED = {"G22_bias_all", "G23_bias_lora_only", "G26_embed_lora"}
 WALKED = sorted(set(TOTALS) - REFUSED)
 GRAIN_TOLERANCE = 0.01
+SMALL, SMALL_TOLERANCE = 1 << 30, 0.03
+"""Of a block above 1 MiB up to 1 MiB is left unsplit, which weighs more where most tensors are no larger than that."""
 REPLAY_TOLERANCE = {"allocated": 0.00005, "reserved": 0.001}
-UNEXPLAINED_RESERVED = {"G10_dora_hf": 0.005, "H1_mistral_window": 0.007}
-"""Requested and allocated are equal here; what the allocator reserves differs for a reason not found yet."""
 
 
 @pytest.fixture(scope="module", params=WALKED)
@@ -57,13 +57,11 @@ def test_the_requested_peak_of_a_step_is_equal_and_in_the_same_phase(walked, ste
 
 
 @pytest.mark.parametrize("waterline", ["allocated", "reserved"])
-def test_the_replayed_peak_is_that_of_the_allocator(walked, waterline, request):
+def test_the_replayed_peak_is_that_of_the_allocator(walked, waterline):
     recorded, ledger = walked
     n_bytes, _ = peak(ledger, 2, waterline)
-    name = request.node.callspec.params["walked"]
-    tolerance = UNEXPLAINED_RESERVED.get(name, 0) if waterline == "reserved" else 0
     expected = recorded["steps"][1][f"peak_{waterline}"]
-    assert n_bytes == pytest.approx(expected, rel=tolerance or REPLAY_TOLERANCE[waterline])
+    assert n_bytes == pytest.approx(expected, rel=REPLAY_TOLERANCE[waterline])
 
 
 def test_managed_bytes_are_equal(walked):
@@ -76,7 +74,8 @@ def test_rounded_to_512_bytes_alone_the_allocated_peak_is_within_one_percent(nam
     recorded = TOTALS[name]
     ledger = estimate(job_of(recorded, tmp_path), gpu_of(recorded), replay="none")
     n_bytes, _ = peak(ledger, 2, "allocated")
-    assert n_bytes == pytest.approx(recorded["steps"][1]["peak_allocated"], rel=GRAIN_TOLERANCE)
+    expected = recorded["steps"][1]["peak_allocated"]
+    assert n_bytes == pytest.approx(expected, rel=GRAIN_TOLERANCE if expected > SMALL else SMALL_TOLERANCE)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -3,8 +3,8 @@
 import pytest
 
 from qmem.allocator import round_to_grain
-from qmem.estimator import estimation
-from qmem.estimator.repeat import WALKED_LAYERS, repeated
+from qmem.estimator import estimation, trace_of
+from qmem.estimator.repeat import WALKED_LAYERS, Cut, cut_of, repeated
 from qmem.estimator.settle import Settled, settle
 from qmem.job import Job
 from qmem.ledger import Trace
@@ -35,15 +35,26 @@ JOBS = [
     Job(model="Qwen3-0.6B", quant="int8", stack="plain", seq=512),
     Job(model="Qwen3-0.6B", facts={"reentrant": "yes"}, compute_dtype="fp16", seq=512),
     Job(model="Qwen3-0.6B", modules_to_save=("lm_head",), seq=512),
+    Job(model="gemma-2-2b", attention="eager", seq=512),
+    Job(model="gemma-2-27b", attention="eager", seq=128, stack="plain", checkpointing=False),
+    Job(model="SmolLM3-3B", batch=2, seq=512),
+    Job(model="phi-2", seq=512),
+    Job(model="aya-23-8B", method="lora", seq=256),
+    Job(model="Qwen3-30B-A3B", seq=128),
+    Job(model="Mixtral-8x7B-v0.1", method="lora", stack="plain", checkpointing=False, seq=64),
+    Job(model="Qwen1.5-MoE-A2.7B", batch=2, seq=128),
 ]
 
 
 def compared(job: Job) -> tuple[Trace, Trace | None, Trace | None, int]:
-    """The full walk, and the six-layer walk repeated in full and in brief."""
+    """The full walk, and the walk of six layers (or periods) repeated in full and in brief."""
     described = estimation._describe(job, None)
     n_layers = described.architecture.n_layers
-    cut = estimation._program(described, WALKED_LAYERS)
-    full, brief = (repeated(cut.trace, cut.regions, n_layers, brief=brief) for brief in (False, True))
+    cut = estimation._cut(described)
+    walked = estimation._program(described, cut.walked)
+    full, brief = (
+        repeated(walked.trace, walked.regions, n_layers, brief=brief, period=cut.period) for brief in (False, True)
+    )
     return estimation._program(described, n_layers).trace, full, brief, n_layers
 
 
@@ -70,6 +81,30 @@ def test_repeating_a_layer_gives_the_full_walk_event_by_event(job):
     assert len(brief.events) < len(full.events)
     assert reading_facts(settled(brief, n_layers)) == reading_facts(settled(full, n_layers))
     assert item_facts(settled(brief, n_layers)) == item_facts(settled(full, n_layers))
+
+
+def test_a_cut_keeps_the_kinds_of_layers_that_take_turns():
+    assert cut_of("s" * 7) == Cut(6, 1)
+    assert cut_of("s" * 6) is None
+    assert cut_of("sf" * 13) == Cut(12, 2)
+    assert cut_of("sf" * 13 + "s") == Cut(13, 2)
+    assert cut_of("d" + "s" * 20) == Cut(6, 1)
+    assert cut_of("d" * 3 + "s" * 22) == Cut(19, 3)
+    assert cut_of("s" * 10 + "f" * 10) is None
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(model="OLMo-1B-hf", seq=128),
+        Job(model="Qwen2.5-0.5B", targets=r".*layers\.(1\d|20)\..*q_proj", seq=128),
+    ],
+    ids=["the last linear of a tied model without a last norm's weight is not quantized", "a target in some layers"],
+)
+def test_layers_of_one_kind_are_cut_only_where_all_of_them_run_alike(job):
+    described = estimation._describe(job, None)
+    whole = estimation._program(described, described.architecture.n_layers).trace
+    assert trace_of(job).sizes == whole.sizes
 
 
 def test_layers_that_differ_are_not_repeated():

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+from qmem.architecture.families.deepseek import deepseek_v2, deepseek_v3
 from qmem.architecture.families.falcon import falcon
 from qmem.architecture.families.gemma import gemma, gemma2, gemma3_text
 from qmem.architecture.families.gpt2 import gpt2
 from qmem.architecture.families.gpt_neox import gpt_neox
+from qmem.architecture.families.gpt_oss import gpt_oss
 from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
 from qmem.architecture.families.mixture import mixtral, qwen2_moe, qwen3_moe
 from qmem.architecture.families.opt import opt
@@ -21,6 +23,8 @@ from qmem.architecture.families.relatives import (
     stablelm,
     starcoder2,
 )
+from qmem.architecture.families.roberta import roberta
+from qmem.architecture.families.t5 import t5
 from qmem.architecture.fields import Fields
 from qmem.architecture.outline import Outline
 
@@ -46,6 +50,8 @@ DENSE: dict[str, Callable[[Fields], Outline]] = {
     "glm": glm,
     "stablelm": stablelm,
     "phi": phi,
+    "roberta": roberta,
+    "t5": t5,
 }
 """Families without experts by ``model_type``."""
 
@@ -54,11 +60,25 @@ MIXTURES = {
     "mixtral": mixtral,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
+    "gpt_oss": gpt_oss,
 }
 """Families whose tensors depend on how the library holds experts."""
 
 FAMILIES = (*DENSE, *MIXTURES)
 """The ``model_type`` of every family that can be described."""
+
+
+CAUSAL = "AutoModelForCausalLM"
+
+AUTO_CLASSES = {"roberta": "AutoModelForMaskedLM", "t5": "AutoModelForSeq2SeqLM"}
+"""The class of transformers that builds a family, where it is not that of causal language models."""
+
+
+def auto_class(family: str) -> str:
+    """The class of transformers that builds the model of a family which is described here."""
+    return AUTO_CLASSES.get(family, CAUSAL)
 
 
 def outline(family: str, fields: Fields, *, fused_experts: bool) -> Outline:

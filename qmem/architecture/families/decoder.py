@@ -3,7 +3,7 @@
 It owns these parts; which of them a family combines, and with which biases and defaults, stands in the family's file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from qmem.architecture.architecture import Buffer
@@ -108,6 +108,7 @@ def read_rotary(fields: Fields, head_dim: int, *, part: float = 1.0, always_part
     rope = fields.mapping("rope_scaling", "rope_parameters")
     factor = Fields(rope).fraction("partial_rotary_factor", fields.fraction("partial_rotary_factor", part))
     fields.values["partial_rotary_factor"] = factor
+    fields.values["rope_type"] = rope.get("rope_type", rope.get("type", "default"))
     return rotary_elements(rope, head_dim, factor, always_partial=always_partial)
 
 
@@ -124,6 +125,24 @@ def read_layers(fields: Fields) -> int:
     return fields.size("num_hidden_layers", most=MAX_LAYERS)
 
 
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+def read_layer_types(fields: Fields, is_windowed: Callable[[int], bool]) -> tuple[str, ...]:
+    """The type of attention of each layer: given, or by the class's rule; ``sliding_window`` must have been read."""
+    n_layers, given = read_layers(fields), fields.words("layer_types")
+    if given is None:
+        given = tuple(LAYER_TYPES[is_windowed(index)] for index in range(n_layers))
+    if len(given) != n_layers or not set(given) <= set(LAYER_TYPES):
+        raise UsageError(
+            f"layer_types in config.json must name {' or '.join(LAYER_TYPES)} for each of {n_layers} layers"
+        )
+    if LAYER_TYPES[True] in given and fields.values["sliding_window"] is None:
+        raise UsageError("layer_types in config.json names sliding_attention, but there is no sliding_window")
+    fields.values["layer_types"] = given
+    return given
+
+
 def decoder_outline(
     fields: Fields,
     layers: list[Block],
@@ -133,11 +152,15 @@ def decoder_outline(
     tied: bool = False,
     norm_bias: bool = False,
     norm_weight: bool = True,
+    activation: str = "silu",
 ) -> Outline:
     """``model.embed_tokens``, ``model.layers``, ``model.norm``, ``lm_head``.
 
-    ``positions`` and ``tied`` are the class's defaults of ``max_position_embeddings`` and ``tie_word_embeddings``.
+    ``positions``, ``tied`` and ``activation`` are the class's defaults of ``max_position_embeddings``,
+    ``tie_word_embeddings`` and ``hidden_act``.
     """
+    fields.word("hidden_act", activation)
+    fields.probability("attention_dropout", 0.0)
     hidden, vocab = fields.values["hidden_size"], fields.size("vocab_size")
     opening, closing = Block(), Block()
     opening.embedding("model.embed_tokens", vocab, hidden)

@@ -14,6 +14,7 @@ def falcon(fields: Fields) -> Outline:
     hidden, vocab = fields.size("hidden_size", "n_embed"), fields.size("vocab_size")
     heads = fields.size("num_attention_heads")
     fields.must_divide("num_attention_heads", "hidden_size")
+    _read_what_runs(fields)
     opening, closing = Block(), Block()
     opening.embedding("transformer.word_embeddings", vocab, hidden)
     closing.norm("transformer.ln_f", hidden, bias=True)
@@ -30,6 +31,13 @@ def falcon(fields: Fields) -> Outline:
         None if fields.flag("alibi", absent=False) else positions,
         buffers=rotary_buffers("transformer.rotary_emb", read_rotary(fields, hidden // heads)),
     )
+
+
+def _read_what_runs(fields: Fields) -> None:
+    """What changes no tensor, but the step."""
+    for name in ("hidden_dropout", "attention_dropout"):
+        fields.probability(name, 0.0)
+    fields.word("activation", "gelu")
 
 
 def _layer(fields: Fields, hidden: int, heads: int) -> Block:

@@ -12,6 +12,7 @@ from qmem.architecture.families.decoder import (
     layer_norms,
     qk_norms,
     read_heads,
+    read_layer_types,
     read_layers,
     read_rotary,
     rotary_buffers,
@@ -19,7 +20,6 @@ from qmem.architecture.families.decoder import (
 )
 from qmem.architecture.fields import Fields
 from qmem.architecture.outline import Block, Outline
-from qmem.errors import UsageError
 
 EMBED_SCALE = Buffer("model.embed_tokens.embed_scale", (), "model")
 NORMS_AROUND = (
@@ -28,7 +28,6 @@ NORMS_AROUND = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
-LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 def gemma(fields: Fields) -> Outline:
@@ -46,6 +45,7 @@ def gemma2(fields: Fields) -> Outline:
     heads = read_heads(fields, n_kv=4, dim=256, whole=True)
     layer = _attention_and_mlp(fields, hidden, heads)
     layer_norms(layer, hidden, *NORMS_AROUND)
+    _read_windows_and_caps(fields, period=2, attention_cap=50.0, logit_cap=30.0)
     return _outline(fields, layer, rotary_buffers("model.rotary_emb", read_rotary(fields, heads.dim)), 8192)
 
 
@@ -55,6 +55,8 @@ def gemma3_text(fields: Fields) -> Outline:
     heads = read_heads(fields, n_kv=4, dim=256, whole=True)
     layer = _attention_and_mlp(fields, hidden, heads, norms_of_heads=True)
     layer_norms(layer, hidden, *NORMS_AROUND)
+    period = fields.size_or("sliding_window_pattern", 6)
+    _read_windows_and_caps(fields, period=period, attention_cap=None, logit_cap=None)
     return _outline(fields, layer, _frequencies_by_type(fields, heads.dim), 131072)
 
 
@@ -70,29 +72,29 @@ def _attention_and_mlp(fields: Fields, hidden: int, heads: Heads, *, norms_of_he
 
 def _outline(fields: Fields, layer: Block, rotary: tuple[Buffer, ...], positions: int) -> Outline:
     layers = [layer] * read_layers(fields)
-    return decoder_outline(fields, layers, (EMBED_SCALE, *rotary), positions=positions, tied=True)
+    fields.switch("use_bidirectional_attention")
+    buffers = (EMBED_SCALE, *rotary)
+    return decoder_outline(fields, layers, buffers, positions=positions, tied=True, activation="gelu_pytorch_tanh")
+
+
+def _read_windows_and_caps(
+    fields: Fields, *, period: int, attention_cap: float | None, logit_cap: float | None
+) -> None:
+    """All layers but every ``period``-th have the window; weights of attention and logits may be capped by a tanh."""
+    fields.size_or_null("sliding_window", 4096)
+    read_layer_types(fields, lambda index: bool((index + 1) % period))
+    fields.cap("attn_logit_softcapping", attention_cap)
+    fields.cap("final_logit_softcapping", logit_cap)
+    fields.word("hidden_activation", "gelu_pytorch_tanh")
 
 
 def _frequencies_by_type(fields: Fields, head_dim: int) -> tuple[Buffer, ...]:
     """``Gemma3RotaryEmbedding``: one pair of buffers for each type, in the order of the alphabet."""
     scaling, by_type = fields.mapping("rope_scaling"), fields.mapping("rope_parameters")
     buffers = []
-    for layer_type in sorted(set(_layer_types(fields))):
+    for layer_type in sorted(set(fields.values["layer_types"])):
         rope = {**Fields(by_type).mapping(layer_type), **(scaling if layer_type == "full_attention" else {})}
         n_elements = rotary_elements(rope, head_dim, Fields(rope).fraction("partial_rotary_factor", 1.0))
         name = f"model.rotary_emb.{layer_type}_"
         buffers += [Buffer(f"{name}{kind}", (n_elements,), "fp32") for kind in ("inv_freq", "original_inv_freq")]
     return tuple(buffers)
-
-
-def _layer_types(fields: Fields) -> tuple[str, ...]:
-    """The types of attention, given or by the old rule that every sixth layer sees all."""
-    n_layers, given = read_layers(fields), fields.words("layer_types")
-    if given is None:
-        pattern = fields.size_or("sliding_window_pattern", 6)
-        return tuple(LAYER_TYPES[bool((index + 1) % pattern)] for index in range(n_layers))
-    if len(given) != n_layers or not set(given) <= set(LAYER_TYPES):
-        raise UsageError(
-            f"layer_types in config.json must name {' or '.join(LAYER_TYPES)} for each of {n_layers} layers"
-        )
-    return given

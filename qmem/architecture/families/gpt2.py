@@ -15,6 +15,7 @@ def gpt2(fields: Fields) -> Outline:
     hidden = fields.size("n_embd", "hidden_size")
     fields.size("n_head", "num_attention_heads")
     fields.must_divide("n_head", "n_embd")
+    _read_what_runs(fields)
     vocab, positions = fields.size("vocab_size"), fields.size("n_positions", "max_position_embeddings")
     opening, closing = Block(), Block()
     opening.embedding("transformer.wte", vocab, hidden)
@@ -26,6 +27,14 @@ def gpt2(fields: Fields) -> Outline:
     return Outline(
         opening, "transformer.h", layers, closing, "transformer.wte", hidden, positions, learned_positions=True
     )
+
+
+def _read_what_runs(fields: Fields) -> None:
+    """What changes no tensor, but the step."""
+    for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop"):
+        fields.probability(name, 0.1)
+    fields.word("activation_function", "gelu_new")
+    fields.flag("reorder_and_upcast_attn", absent=False)
 
 
 def _layer(fields: Fields, hidden: int) -> Block:

@@ -13,6 +13,7 @@ def gpt_neox(fields: Fields) -> Outline:
     hidden, vocab = fields.size("hidden_size"), fields.size("vocab_size")
     heads = fields.size("num_attention_heads")
     fields.must_divide("num_attention_heads", "hidden_size")
+    _read_what_runs(fields)
     opening, closing = Block(), Block()
     opening.embedding("gpt_neox.embed_in", vocab, hidden)
     opening.without_parameters("gpt_neox.emb_dropout")
@@ -29,6 +30,14 @@ def gpt_neox(fields: Fields) -> Outline:
         fields.size_or("max_position_embeddings", 2048, most=MAX_POSITIONS),
         buffers=rotary_buffers("gpt_neox.rotary_emb", _frequencies(fields, hidden // heads)),
     )
+
+
+def _read_what_runs(fields: Fields) -> None:
+    """What changes no tensor, but the step."""
+    for name in ("hidden_dropout", "attention_dropout"):
+        fields.probability(name, 0.0)
+    fields.word("hidden_act", "gelu")
+    fields.flag("use_parallel_residual", absent=True)
 
 
 def _layer(fields: Fields, hidden: int) -> Block:
@@ -49,4 +58,5 @@ def _frequencies(fields: Fields, head_dim: int) -> int:
     """The config names the rotary part ``rotary_pct``; transformers 5 moved it into ``rope_parameters``."""
     rope = fields.mapping("rope_scaling", "rope_parameters")
     factor = Fields(rope).fraction("partial_rotary_factor", fields.fraction("rotary_pct", 0.25))
+    fields.values["partial_rotary_factor"] = factor
     return rotary_elements(rope, head_dim, factor, always_partial=True)

@@ -10,6 +10,7 @@ from qmem.architecture.families.decoder import (
     layer_norms,
     qk_norms,
     read_heads,
+    read_layer_types,
     read_layers,
     read_rotary,
     rotary_buffers,
@@ -74,7 +75,8 @@ def qwen3(fields: Fields) -> Outline:
 
 def _read_window(fields: Fields) -> None:
     """Layers from ``max_window_layers`` on have a sliding window, but only where it is switched on."""
-    fields.flag("use_sliding_window", absent=False)
-    fields.size_or_null("sliding_window", 4096)
-    fields.count_or("max_window_layers", 28)
-    fields.words("layer_types")
+    window = fields.size_or_null("sliding_window", 4096)
+    if not fields.flag("use_sliding_window", absent=False):
+        fields.values["sliding_window"] = window = None
+    first = fields.count_or("max_window_layers", 28)
+    read_layer_types(fields, lambda index: window is not None and index >= first)

@@ -13,6 +13,7 @@ from qmem.architecture.families.decoder import (
     layer_norms,
     qk_norms,
     read_heads,
+    read_layer_types,
     read_layers,
     read_rotary,
     rotary_buffers,
@@ -25,14 +26,16 @@ from qmem.errors import UsageError
 def mixtral(fields: Fields, *, fused_experts: bool) -> Outline:
     """Mixtral: every layer is a mixture; before transformers 5 it was called ``block_sparse_moe``."""
     hidden, inner = fields.size("hidden_size"), fields.size("intermediate_size")
+    fields.size_or_null("sliding_window", None)
+    fields.probability("router_jitter_noise", 0.0)
     heads = read_heads(fields, n_kv=8)
     n_experts = fields.size("num_local_experts", "num_experts", most=MAX_EXPERTS)
-    _check_choice(fields, n_experts)
+    check_choice(fields, n_experts)
     layer = Block()
     attention(layer, hidden, heads)
     if fused_experts:
         _fused_router(layer, n_experts, hidden)
-        _fused_experts(layer, n_experts, hidden, inner)
+        fused_experts_of(layer, n_experts, hidden, inner)
     else:
         layer.linear("block_sparse_moe.gate", n_experts, hidden, role="router")
         _separate_mixtral_experts(layer, n_experts, hidden, inner)
@@ -43,6 +46,10 @@ def mixtral(fields: Fields, *, fused_experts: bool) -> Outline:
 def qwen2_moe(fields: Fields, *, fused_experts: bool) -> Outline:
     """Qwen1.5-MoE and Qwen2-57B: a shared expert beside the others, biases on query, key and value."""
     hidden = fields.size("hidden_size")
+    _read_choice(fields)
+    last = fields.count_or("max_window_layers", 28)
+    windowed = fields.values["use_sliding_window"]
+    read_layer_types(fields, lambda index: windowed and index % 2 == 0 and index < last)
     heads = read_heads(fields, n_kv=16)
     qkv_bias = fields.flag("qkv_bias", absent=True)
     n_experts = fields.size("num_experts", most=MAX_EXPERTS)
@@ -63,6 +70,7 @@ def qwen2_moe(fields: Fields, *, fused_experts: bool) -> Outline:
 def qwen3_moe(fields: Fields, *, fused_experts: bool) -> Outline:
     """Qwen3-MoE: no shared expert, norms of queries and keys, the experts registered before the router."""
     hidden = fields.size("hidden_size")
+    _read_choice(fields)
     heads = read_heads(fields, n_kv=4)
     bias = fields.flag("attention_bias", absent=False)
     n_experts = fields.size("num_experts", "num_local_experts", most=MAX_EXPERTS)
@@ -91,7 +99,7 @@ def _router(layer: Block, n_experts: int, hidden: int, *, fused: bool) -> None:
 
 def _experts(layer: Block, n_experts: int, hidden: int, inner: int, *, fused: bool) -> None:
     if fused:
-        _fused_experts(layer, n_experts, hidden, inner)
+        fused_experts_of(layer, n_experts, hidden, inner)
         return
     for expert in range(n_experts):
         name = f"mlp.experts.{expert}"
@@ -114,7 +122,8 @@ def _fused_router(layer: Block, n_experts: int, hidden: int) -> None:
     layer.parameter("mlp.gate.weight", (n_experts, hidden), "router")
 
 
-def _fused_experts(layer: Block, n_experts: int, hidden: int, inner: int) -> None:
+def fused_experts_of(layer: Block, n_experts: int, hidden: int, inner: int) -> None:
+    """All experts of a layer in two parameters."""
     layer.parameter("mlp.experts.gate_up_proj", (n_experts, 2 * inner, hidden), "expert")
     layer.parameter("mlp.experts.down_proj", (n_experts, hidden, inner), "expert")
     layer.without_parameters("mlp.experts.act_fn")
@@ -122,18 +131,30 @@ def _fused_experts(layer: Block, n_experts: int, hidden: int, inner: int) -> Non
 
 def _alternating(fields: Fields, sparse: Block, dense: Block, n_experts: int) -> list[Block]:
     """A layer is a mixture at every ``decoder_sparse_step``, unless ``mlp_only_layers`` names it."""
-    _check_choice(fields, n_experts)
+    check_choice(fields, n_experts)
     step, plain = fields.size_or("decoder_sparse_step", 1), fields.layer_indices("mlp_only_layers")
     n_layers = read_layers(fields)
     return [dense if index in plain or (index + 1) % step else sparse for index in range(n_layers)]
 
 
-def _check_choice(fields: Fields, n_experts: int) -> None:
-    chosen = fields.size("num_experts_per_tok", most=MAX_EXPERTS)
+def _read_choice(fields: Fields) -> None:
+    """Whether probabilities of the chosen experts sum to one, and whether there are windows."""
+    fields.flag("norm_topk_prob", absent=False)
+    fields.flag("use_sliding_window", absent=False)
+    fields.size_or_null("sliding_window", 4096)
+
+
+def check_choice(fields: Fields, n_experts: int, *, chosen: int | None = None) -> None:
+    """How many experts a token takes, at most all; ``chosen`` is the class's default, if it has one."""
+    if chosen is None:
+        chosen = fields.size("num_experts_per_tok", most=MAX_EXPERTS)
+    else:
+        chosen = fields.size_or("num_experts_per_tok", chosen, most=MAX_EXPERTS)
     if chosen > n_experts:
         raise UsageError(f"num_experts_per_tok is {chosen}, but a layer has only {n_experts} experts")
 
 
 def _outline(fields: Fields, layers: list[Block], heads: Heads, positions: int) -> Outline:
+    fields.flag("output_router_logits", absent=False)
     buffers = rotary_buffers("model.rotary_emb", read_rotary(fields, heads.dim))
     return decoder_outline(fields, layers, buffers, positions=positions)

@@ -16,6 +16,7 @@ def opt(fields: Fields) -> Outline:
     hidden, vocab = fields.size("hidden_size"), fields.size("vocab_size")
     fields.size("num_attention_heads")
     fields.must_divide("num_attention_heads", "hidden_size")
+    _read_what_runs(fields)
     width = fields.size_or("word_embed_proj_dim", hidden, null=hidden)
     positions = fields.size_or("max_position_embeddings", 2048)
     opening, closing = Block(), Block()
@@ -33,6 +34,13 @@ def opt(fields: Fields) -> Outline:
     return Outline(
         opening, "model.decoder.layers", layers, closing, embedding, hidden, positions, learned_positions=True
     )
+
+
+def _read_what_runs(fields: Fields) -> None:
+    """What changes no tensor, but the step."""
+    for name, absent in (("dropout", 0.1), ("attention_dropout", 0.0), ("layerdrop", 0.0)):
+        fields.probability(name, absent)
+    fields.word("activation_function", "relu")
 
 
 def _layer(fields: Fields, hidden: int, *, affine: bool) -> Block:

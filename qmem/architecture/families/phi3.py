@@ -27,5 +27,7 @@ def phi3(fields: Fields) -> Outline:
     layer.linear("mlp.down_proj", hidden, inner)
     layer.without_parameters("mlp.activation_fn", "resid_attn_dropout", "resid_mlp_dropout")
     layer_norms(layer, hidden)
+    fields.size_or_null("sliding_window", None)
+    fields.probability("resid_pdrop", 0.0)
     buffers = rotary_buffers("model.rotary_emb", read_rotary(fields, heads.dim, always_partial=True))
     return decoder_outline(fields, [layer] * read_layers(fields), buffers, positions=4096)

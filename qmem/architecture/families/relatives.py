@@ -10,13 +10,14 @@ from qmem.architecture.families.decoder import (
     gated_mlp,
     layer_norms,
     read_heads,
+    read_layer_types,
     read_layers,
     read_rotary,
     rotary_buffers,
 )
 from qmem.architecture.fields import MAX_POSITIONS, Fields
 from qmem.architecture.outline import Block, Outline
-from qmem.errors import UnsupportedError
+from qmem.errors import UnsupportedError, UsageError
 
 
 def granite(fields: Fields) -> Outline:
@@ -26,7 +27,22 @@ def granite(fields: Fields) -> Outline:
 
 def smollm3(fields: Fields) -> Outline:
     """SmolLM3: Llama, tied, with layers that skip rotary positions, which changes no tensor."""
+    rotated, window = _read_rotated_layers(fields), fields.size_or_null("sliding_window", None)
+    windowed = fields.flag("use_sliding_window", absent=False) and window is not None
+    read_layer_types(fields, lambda index: windowed and not rotated[index])
     return _flagged_biases(fields, n_kv=4, positions=32768, tied=True)
+
+
+def _read_rotated_layers(fields: Fields) -> tuple[bool, ...]:
+    """Which layers rotate: given, for each layer at least, or all but every ``no_rope_layer_interval``-th."""
+    n_layers, interval = read_layers(fields), fields.size_or("no_rope_layer_interval", 4)
+    given = fields.numbers("no_rope_layers")
+    if given is None:
+        given = tuple((index + 1) % interval for index in range(n_layers))
+    if len(given) < n_layers:
+        raise UsageError(f"no_rope_layers in config.json has {len(given)} values, but there are {n_layers} layers")
+    fields.values["no_rope_layers"] = rotated = tuple(map(bool, given[:n_layers]))
+    return rotated
 
 
 def olmo(fields: Fields) -> Outline:
@@ -35,6 +51,7 @@ def olmo(fields: Fields) -> Outline:
     gated_mlp(layer, hidden, fields.size("intermediate_size"))
     for name in ("input_layernorm", "post_attention_layernorm"):
         layer.norm(name, hidden, weight=False)
+    fields.cap("clip_qkv", None)
     return _finish(fields, layer, heads, positions=2048, norm_weight=False)
 
 
@@ -69,7 +86,10 @@ def starcoder2(fields: Fields) -> Outline:
     layer.linear("mlp.c_proj", hidden, inner, bias=bias)
     layer.without_parameters("mlp.act")
     layer_norms(layer, hidden, bias=True)
-    return _finish(fields, layer, heads, positions=4096, tied=True, norm_bias=True)
+    fields.size_or_null("sliding_window", None)
+    fields.probability("residual_dropout", 0.0)
+    fields.probability("embedding_dropout", 0.0)
+    return _finish(fields, layer, heads, positions=4096, tied=True, norm_bias=True, activation="gelu_pytorch_tanh")
 
 
 def glm(fields: Fields) -> Outline:
@@ -94,6 +114,7 @@ def stablelm(fields: Fields) -> Outline:
     attention(layer, hidden, heads, qkv_bias=fields.flag("use_qkv_bias", absent=False))
     layer.without_parameters("dropout")
     gated_mlp(layer, hidden, fields.size("intermediate_size"))
+    fields.probability("hidden_dropout", 0.0)
     parallel = fields.flag("use_parallel_residual", absent=False)
     layer_norms(layer, hidden, *(("input_layernorm",) if parallel else ()), bias=True)
     return _finish(fields, layer, heads, positions=4096, norm_bias=True, rotary_part=0.25)
@@ -114,6 +135,9 @@ def phi(fields: Fields) -> Outline:
     closing.without_parameters("model.rotary_emb", "model.embed_dropout")
     closing.norm("model.final_layernorm", hidden, bias=True)
     closing.head("lm_head", vocab, hidden, tied=fields.flag("tie_word_embeddings", absent=False), bias=True)
+    fields.word("hidden_act", "gelu_new")
+    for dropout in ("attention_dropout", "resid_pdrop", "embd_pdrop"):
+        fields.probability(dropout, 0.0)
     positions = fields.size_or("max_position_embeddings", 2048, most=MAX_POSITIONS)
     buffers = rotary_buffers("model.rotary_emb", read_rotary(fields, heads.dim, part=0.5, always_partial=True))
     layers = [layer] * read_layers(fields)
@@ -149,6 +173,7 @@ def _finish(
     norm_bias: bool = False,
     norm_weight: bool = True,
     rotary_part: float | None = None,
+    activation: str = "silu",
 ) -> Outline:
     """The model around a layer; ``rotary_part`` where rotary positions cover only a part of each head."""
     n_elements = read_rotary(fields, heads.dim, part=rotary_part or 1.0, always_partial=rotary_part is not None)
@@ -160,6 +185,7 @@ def _finish(
         tied=tied,
         norm_bias=norm_bias,
         norm_weight=norm_weight,
+        activation=activation,
     )
 
 

@@ -1,30 +1,21 @@
-"""The step of a Qwen2: a Llama's, with biases on q, k and v; a window only where ``use_sliding_window`` is set.
+"""The step of a Qwen2: a Llama's, with biases on q, k and v; a window on the layers that the config names.
 
 Source: transformers 5.23.0 ``models/qwen2/modeling_qwen2.py``.
 """
 
-from qmem.errors import UnsupportedError
 from qmem.estimator.families import llama
 from qmem.estimator.families.parts import CausalLM, Parts
+from qmem.estimator.masks import FULL, SLIDING
 
 
 def build(parts: Parts) -> CausalLM:
-    """A Llama without a window.
-
-    Raises:
-        UnsupportedError: the config windows some of its layers only.
-    """
-    check_windows(parts)
-    return llama.build(parts)
+    """A Llama whose layers may differ in their windows."""
+    return llama.assemble(parts, options(parts))
 
 
-def check_windows(parts: Parts) -> None:
-    """Raise ``UnsupportedError`` where the config windows some of its layers only."""
+def options(parts: Parts) -> llama.LlamaOptions:
+    """A Llama's, with the type of each layer; the second mask is made only if a layer has a window."""
     config = parts.config
-    windowed = config["use_sliding_window"] and config["sliding_window"] is not None
-    named = "sliding_attention" in (config.get("layer_types") or ())
-    if named or (windowed and config["max_window_layers"] < config["num_hidden_layers"]):
-        raise UnsupportedError(
-            "the config uses a sliding window on some layers, which the estimate does not walk yet",
-            hint="set use_sliding_window to false in the config (and no layer_types) to plan the job without it",
-        )
+    layer_types = config["layer_types"]
+    kinds = (FULL, SLIDING) if SLIDING in layer_types else (FULL,)
+    return llama.options(parts)._replace(window=config["sliding_window"], layer_types=layer_types, mask_kinds=kinds)

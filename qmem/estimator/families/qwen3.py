@@ -8,6 +8,5 @@ from qmem.estimator.families.parts import CausalLM, Parts
 
 
 def build(parts: Parts) -> CausalLM:
-    """A Llama with ``q_norm`` and ``k_norm``."""
-    qwen2.check_windows(parts)
-    return llama.assemble(parts, llama.options(parts)._replace(qk_norm=True))
+    """A Qwen2 with ``q_norm`` and ``k_norm``."""
+    return llama.assemble(parts, qwen2.options(parts)._replace(qk_norm=True))

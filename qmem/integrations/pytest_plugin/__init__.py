@@ -18,9 +18,9 @@ MARK = "qmem_budget"
 CHILD = "qmem-child"
 """The plugin that is registered in the process of a marked test."""
 
-MARKERS = (
-    f'{MARK}(amount, device=None, *, beside_driver=False): the most that the test may allocate, such as "11.5 GiB"; it '
-    "runs in a process of its own, on a simulated device where one is named.",
+MARKER = (
+    f'{MARK}(amount, device=None, *, beside_driver=False): the most that the test may allocate, such as "11.5 GiB"; '
+    "it runs in a process of its own, on a simulated device where one is named."
 )
 VERDICTS = pytest.StashKey[list[str]]()
 """What ``qmem_check`` found in a test, as JSON; it travels with the test's report."""
@@ -44,8 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Names the mark, and refuses a report that could not be written in any form."""
-    for line in MARKERS:
-        config.addinivalue_line("markers", line)
+    config.addinivalue_line("markers", MARKER)
     if config.getoption("qmem_report"):
         from qmem.integrations.pytest_plugin.checked import check_suffix  # noqa: PLC0415
 
@@ -69,7 +68,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.Test
     """Gives the report what ``qmem_check`` found, so that it reaches the process that writes ``--qmem-report``."""
     report = yield
     if report.when == "call" and VERDICTS in item.stash:
-        report.qmem_verdicts = item.stash[VERDICTS]
+        report.__dict__["qmem_verdicts"] = item.stash[VERDICTS]
     return report
 
 

@@ -89,10 +89,14 @@ def growths(stored: dict[str, Any], now: dict[str, dict[str, Any]]) -> Iterator[
     for benchmark in stored["benchmarks"]:
         name, before = benchmark["fullname"], benchmark.get("extra_info", {})
         after = now.get(name, {})
-        for key, (what, tolerance) in TOLERANCES.items():
-            if key in before and key in after and before.get(SIMULATED) == after.get(SIMULATED):
-                if after[key] - before[key] > tolerance.limit(before[key]):
-                    yield Growth(name, what, before[key], after[key])
+        if before.get(SIMULATED) == after.get(SIMULATED):
+            yield from _grown(name, before, after)
+
+
+def _grown(name: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Growth]:
+    for key, (what, tolerance) in TOLERANCES.items():
+        if key in before and key in after and after[key] - before[key] > tolerance.limit(before[key]):
+            yield Growth(name, what, before[key], after[key])
 
 
 class MemoryComparison:

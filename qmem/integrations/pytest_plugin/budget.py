@@ -62,8 +62,9 @@ def run_alone(item: pytest.Item, mark: pytest.Mark, nextitem: pytest.Item | None
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in _reports(item, mark):
         hook.pytest_runtest_logreport(report=report)
-    teardown = _report(item, "teardown", lambda: hook.pytest_runtest_teardown(item=item, nextitem=nextitem))
-    hook.pytest_runtest_logreport(report=teardown)
+    # What other tests have set up here and the next one does not need; the hook would miss its setup of this test.
+    shared = item.session._setupstate  # noqa: SLF001
+    hook.pytest_runtest_logreport(report=_report(item, "teardown", lambda: shared.teardown_exact(nextitem)))
     hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
 
@@ -72,13 +73,9 @@ def _reports(item: pytest.Item, mark: pytest.Mark) -> Iterator[pytest.TestReport
 
     A good teardown there is left out: this process has one too, of the fixtures that it shares with other tests.
     """
-    try:
-        outcome = _run(item, budget_of(mark))
-    except UnavailableError as error:
-        yield _report(item, "setup", _unavailable(item, error))
-        return
-    except QmemError as error:
-        yield _report(item, "setup", _fails(f"qmem_budget: {error}"))
+    outcome = _run_or_error(item, mark)
+    if isinstance(outcome, QmemError):
+        yield _report(item, "setup", _refusal(item, outcome))
         return
     yield from (report for report in outcome.reports if report.when != "teardown" or report.failed)
     if outcome.death:
@@ -86,6 +83,13 @@ def _reports(item: pytest.Item, mark: pytest.Mark) -> Iterator[pytest.TestReport
         yield _report(item, when, _fails(f"qmem_budget: the process of this test {outcome.death}"))
     for note in outcome.notes:
         item.warn(pytest.PytestWarning(note))
+
+
+def _run_or_error(item: pytest.Item, mark: pytest.Mark) -> Outcome | QmemError:
+    try:
+        return _run(item, budget_of(mark))
+    except QmemError as error:
+        return error
 
 
 def budget_of(mark: pytest.Mark) -> Budget:
@@ -124,12 +128,16 @@ def _arguments(mark: pytest.Mark) -> tuple[Any, Any, bool]:
         raise UsageError(f"the mark {wrong}", hint='write qmem_budget("11.5 GiB", device="rtx-4090")') from error
 
 
-def _unavailable(item: pytest.Item, error: UnavailableError) -> Callable[[], None]:
+def _refusal(item: pytest.Item, error: QmemError) -> Callable[[], None]:
+    if not isinstance(error, UnavailableError):
+        return _fails(f"qmem_budget: {error}")
+    if not item.config.getoption("qmem_skip_unavailable"):
+        return _fails(f"qmem_budget cannot measure here: {error} (--qmem-skip-unavailable skips such tests)")
+
     def skip() -> None:
         pytest.skip(f"qmem_budget cannot measure here: {error}")
 
-    fails = _fails(f"qmem_budget cannot measure here: {error} (--qmem-skip-unavailable skips such tests)")
-    return skip if item.config.getoption("qmem_skip_unavailable") else fails
+    return skip
 
 
 def _fails(text: str) -> Callable[[], None]:

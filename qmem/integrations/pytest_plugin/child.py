@@ -66,7 +66,7 @@ class PeakMemory:
         import torch  # noqa: PLC0415
 
         peaks = [self._memory.max_memory_allocated(device) for device in range(torch.cuda.device_count())]
-        return max(self._before_resets, *peaks)
+        return max(self._before_resets, *map(int, peaks))
 
     def holdings(self) -> list[str]:
         """Who held most of it, by line of Python, a line each."""
@@ -105,12 +105,9 @@ class ChildPlugin:
         return result
 
     def _over(self, n_bytes: int) -> str:
-        above = format_bytes(n_bytes - self.limit)
+        limit, found, above = map(format_bytes, (self.limit, n_bytes, n_bytes - self.limit))
         where = f"simulated: {self.memory.simulated}" if self.memory.simulated else "torch.cuda.max_memory_allocated"
-        return (
-            f"qmem_budget: the limit is {format_bytes(self.limit)}; {format_bytes(n_bytes)} were allocated at the peak, "
-            f"{above} more ({where})"
-        )
+        return f"qmem_budget: the limit is {limit}; {found} were allocated at the peak, {above} more ({where})"
 
     def _held(self) -> list[str]:
         return ["largest at the peak:", *self.memory.holdings()]

@@ -124,10 +124,10 @@ class Watch:
         elif self._cut_off is None or ended == "complete":
             self._close_last()
         self.meter.was_cut_off = ended == "out of memory"
-        if self.tracer.recording is not None:
-            self._end_trace()
         if ended == "complete":
             self._cut_off = None
+        if self.detail:
+            self._tell_owners()
         self.stop()
         return self._ledger(ended, message)
 
@@ -193,22 +193,25 @@ class Watch:
             self.tracer.start()
             known = outline(self.model)
             self.tracer.follow(self.model, known.layers, known.head)
-        elif step == self.clean_steps + 2 and self.tracer.recording is not None:
+        elif step == self.clean_steps + 2:
             self.meter.close()
-            self._end_trace()
+            self._stop_trace()
 
-    def _end_trace(self) -> None:
+    def _stop_trace(self) -> None:
         """Take the traced step home; steps after it are measured as those before."""
+        if self.meter.closes is not None:
+            self.tracer.stop()
+
+    def _tell_owners(self) -> None:
+        """What can be said only at the end: which blocks are workspaces, and what was alive when."""
         from qmem.profiler.running import clear_workspaces  # noqa: PLC0415
 
-        recording = self.tracer.recording
-        assert recording is not None, "it was started"
-        self.tracer.stop()
+        self._stop_trace()
         workspaces = clear_workspaces()
-        name_kept(recording)
         self.log.take(Workspaces(addresses=tuple(workspaces)))
-        self.log.take(Traced(phases=self.tracer.phases(workspaces)))
-        self.tracer.recording = None
+        if self.tracer.recording is not None:
+            name_kept(self.tracer.recording)
+            self.log.take(Traced(phases=self.tracer.phases(workspaces)))
 
     def _close_last(self) -> None:
         if isinstance(self.meter, CountingMeter):
