@@ -110,7 +110,7 @@ class PaperModel:
         return Weight4bit(self.paper, name, shape, self.job, shares_tables=not self.packed)
 
     def _load_buffers(self, of: str = "") -> None:
-        """Buffers of the embedding and of routers follow the weight; the decoder's stand before the head's, where there is one."""
+        """Those of the embedding and of routers follow the weight, the decoder's stand before the head's weight."""
         for name, shape, dtype, _ in self.architecture.buffers:
             if not name.startswith(of):
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qmem.catalogue.stacks import Older
+from qmem.catalogue.older import Older
 from qmem.ledger import Kind, Label, Mark, Phase, Trace
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from qmem.errors import QmemError, UnavailableError
+from qmem.errors import QmemError
 from qmem.gate.scenario import Scenario
 from qmem.ledger import Ledger
 
@@ -43,7 +43,14 @@ def run_scenarios(
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            _stop_programs()
             raise
+
+
+def _stop_programs() -> None:
+    from qmem.profiler.programs import stop_programs  # noqa: PLC0415
+
+    stop_programs()
 
 
 def workers_that_fit(scenarios: Sequence[Scenario]) -> int:
@@ -77,4 +84,11 @@ def measure_scenario(scenario: Scenario, folder: Path) -> Ledger:
 
 
 def _run_program(scenario: Scenario, folder: Path) -> Ledger:
-    raise UnavailableError(f"{scenario.name}: {folder} programs are not measured yet")
+    from qmem.catalogue import find_gpu  # noqa: PLC0415
+    from qmem.profiler.programs import run_call, run_program  # noqa: PLC0415
+
+    phantom = find_gpu(scenario.device) if scenario.device else None
+    if scenario.command is not None:
+        return run_program(scenario.command, folder, phantom=phantom, memory=scenario.memory, steps=scenario.steps)
+    assert scenario.call is not None, "a scenario is one of the three"
+    return run_call(scenario.call, folder, phantom=phantom, memory=scenario.memory, steps=scenario.steps)

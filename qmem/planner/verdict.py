@@ -80,8 +80,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def verdict(ledger: Ledger, gpu: Gpu, margin_bytes: int = 0) -> Verdict:
     """Whether the ledger's peak fits a card, with ``margin_bytes`` kept free.
 
-    The need is reserved + CUDA context + paged bytes, of which anything from none to all may be resident; where
-    reserved is not known it is allocated + a prior for the cache.  When the card is full the allocator gives its
+    The need is reserved + CUDA context + paged bytes, of which anything from none to all may be resident. An estimated
+    reserved is an interval where jobs like it were checked; where it is not known it is allocated + a prior for the
+    cache.  When the card is full the allocator gives its
     unused segments back and tries again (torch 2.14, ``c10/cuda/CUDACachingAllocator.cpp``,
     ``release_cached_blocks``), so a job is refused only where even its allocated bytes do not fit.
 
@@ -111,7 +112,10 @@ def verdict(ledger: Ledger, gpu: Gpu, margin_bytes: int = 0) -> Verdict:
 def _held(peak: Peak) -> tuple[Part, ...]:
     """What torch's allocator holds, or what it hands out and a prior for its cache."""
     if peak.reserved_bytes is not None:
-        return (Part("reserved", _exactly(peak.reserved_bytes), "the allocator's segments at their peak"),)
+        because = "the allocator's segments at their peak"
+        if peak.doubt is None or peak.doubt.reserved_bytes is None:
+            return (Part("reserved", _exactly(peak.reserved_bytes), because),)
+        return (Part("reserved", peak.doubt.reserved_bytes, f"{because}, as jobs like it had them", "cache unknown"),)
     cache = Interval(0, peak.allocated_bytes * CACHE_PRIOR_PERCENT // 100)
     because = f"a prior, up to {CACHE_PRIOR_PERCENT} % of allocated: reserved is not known"
     return (

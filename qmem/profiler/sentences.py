@@ -60,7 +60,7 @@ def warnings_of(described: Described, told: Told, spans: list[Span], matches: li
         yield shortage_in_words(spans[-1], advice="" if is_expandable else "--expandable-segments may help")
     guarded = only(told, protocol.Guarded)
     yield from guarded.sentences if guarded else ()
-    yield from _other_versions(described.facts, told)
+    yield from other_versions(described.facts, told)
     if spans[-1].closed.totals["alloc_retries"]:
         yield RETRIED
     yield from unlike(fullest(spans), matches)
@@ -72,7 +72,7 @@ def warnings_of(described: Described, told: Told, spans: list[Span], matches: li
     yield from described.found.notes
 
 
-def _other_versions(facts: StackFacts, told: Told) -> Iterator[str]:
+def other_versions(facts: StackFacts, told: Told) -> Iterator[str]:
     """A sentence where the libraries are not those that the stack's facts were read in."""
     started = only(told, protocol.Started)
     installed = started.passport if started else {}

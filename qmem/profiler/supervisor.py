@@ -89,10 +89,11 @@ def _ended(events: list[AnyEvent], code: int, log: IO[bytes]) -> Told:
         return Told(events, "complete")
     if isinstance(last, Failed):
         return Told(events, "out of memory" if last.why == "out of memory" else "failed", last.message)
-    return Told(events, "failed", f"the worker {_death(code)}{_last_words(log)}")
+    return Told(events, "failed", f"the worker {death(code)}{last_words(log)}")
 
 
-def _death(code: int) -> str:
+def death(code: int) -> str:
+    """How a process ended, in words that follow its name."""
     if code >= 0:
         return f"ended with exit code {code}"
     name = signal.Signals(-code).name
@@ -100,7 +101,8 @@ def _death(code: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def _last_words(log: IO[bytes]) -> str:
+def last_words(log: IO[bytes]) -> str:
+    """The last lines that a process printed."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return f"; its last words: {' / '.join(lines[-LAST_LINES:])}" if lines else ""

@@ -32,6 +32,7 @@ LATENT = {"num_experts_per_tok": 2, "moe_intermediate_size": 48, "n_routed_exper
 _SMALL = {
     "t5": {"vocab_size": 320, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 3, "num_heads": 4},
     "gpt2": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
+    "gpt_bigcode": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "opt": {**SIZES, "ffn_dim": 96, "word_embed_proj_dim": 32},
     "falcon": {**SIZES, "bias": True},
     "gemma": {**SIZES, "head_dim": 32, "num_key_value_heads": 1},

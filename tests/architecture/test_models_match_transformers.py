@@ -83,6 +83,7 @@ def test_a_small_config_of_every_family_is_described_as_transformers_builds_it(f
                          "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
         ("phi3", {"partial_rotary_factor": 0.75, "tie_word_embeddings": True, "num_key_value_heads": 2}),
         ("gpt2", {"n_inner": 80, "tie_word_embeddings": False}),
+        ("gpt_bigcode", {"multi_query": False, "n_inner": 80, "tie_word_embeddings": False}),
         ("gpt_neox", {"attention_bias": False, "rotary_pct": 1.0, "tie_word_embeddings": True}),
         ("opt", {"word_embed_proj_dim": None, "do_layer_norm_before": False, "enable_bias": False}),
         ("opt", {"_remove_final_layer_norm": True, "layer_norm_elementwise_affine": False}),

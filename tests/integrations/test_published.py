@@ -5,11 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qmem import estimate
+from qmem.catalogue import find_gpu
 from qmem.catalogue.stacks import resolve_stack
 from qmem.integrations.environments import environments
+from qmem.integrations.published.replaying import write_job
 from qmem.integrations.published.report import errors, report
 from qmem.integrations.published.rows import Replay, read_rows
 from qmem.job import make_job
+from qmem.job.file import read_job_file
 
 REPORTS = Path(__file__).parents[2] / "reports"
 MEASURED = msgspec.json.decode((REPORTS / "phantom-vs-published.json").read_bytes(), type=Replay)
@@ -54,6 +58,13 @@ def test_the_errors_that_are_printed_are_those_of_the_figures_beside_them():
 def test_the_worst_row_comes_first():
     shares = [abs(error.peak) for error in errors(ROWS, MEASURED)]
     assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("row", ROWS.rows, ids=lambda row: row.id)
+def test_the_estimate_of_a_row_is_within_a_tenth_of_a_percent_too(row, tmp_path):
+    job = make_job(read_job_file(str(write_job(ROWS, row, tmp_path))))
+    estimated = estimate(job, find_gpu(ROWS.gpu)).peak.allocated_bytes
+    assert estimated == pytest.approx(row.published.peak_allocated_bytes, rel=0.001)
 
 
 @pytest.mark.parametrize("row", ROWS.rows, ids=lambda row: row.id)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -36,6 +35,10 @@ def run(pytester):
     return call
 
 
+def read_xml(path):
+    return ET.fromstring(Path(path).read_text())  # noqa: S314 - this very test has made it
+
+
 LIGHT = """
     import sys
 
@@ -55,19 +58,14 @@ def test_this_test_of_imports_can_fail(run, pytester):
     run(LIGHT).assert_outcomes(failed=1)
 
 
-ALL_KINDS = """
+MARKED = """
     import os
-    import warnings
     import pytest
     import torch
 
     @pytest.fixture(scope="module")
     def shared():
         yield os.getpid()
-
-    @pytest.fixture
-    def broken():
-        raise RuntimeError("the fixture broke")
 
     def test_here(shared):
         assert not torch.cuda.is_available()
@@ -93,75 +91,382 @@ ALL_KINDS = """
         kept = torch.empty(9 * 2**30, dtype=torch.uint8, device="cuda")
         more = torch.empty(9 * 2**30, dtype=torch.uint8, device="cuda")
 
-    @pytest.mark.qmem_budget("1 GiB", device="l4")
-    def test_reads_what_was_never_computed():
-        torch.ones(10**6, device="cuda").sum().item()
-
     @pytest.mark.xfail(strict=True)
     @pytest.mark.qmem_budget(1000, device="l4")
     def test_expected_to_be_over():
         torch.empty(1001, device="cuda")
 
     @pytest.mark.qmem_budget("1 GiB", device="l4")
-    def test_skips():
-        pytest.skip("not today")
-
-    @pytest.mark.qmem_budget("1 GiB", device="l4")
-    def test_fails():
-        print("seen on the way")
-        assert 1 + 1 == 3
-
-    @pytest.mark.qmem_budget("1 GiB", device="l4")
-    def test_errs(broken):
-        pass
-
-    @pytest.mark.qmem_budget("1 GiB", device="l4")
     def test_dies():
-        os.write(2, b"its last words\\n")
         os.abort()
 """
+
+CAME_BACK = (
+    "test_fits[a::b [c]]",
+    "qmem_budget: the limit is 1.00 GiB; 3.00 GiB were allocated at the peak, 2.00 GiB more (simulated: NVIDIA A100",
+    "largest at the peak:\n  3.00 GiB in 3: ",
+    "on NVIDIA A100-SXM4-80GB (phantom)",
+    "OutOfMemoryError: CUDA out of memory",
+    "largest at the peak:\n  9.00 GiB in 1: ",
+    "test_ends_out_of_memory\n",
+    "qmem_budget: the process of this test was killed by SIGABRT; its last words:\n  Fatal Python error: Aborted",
+    " in test_dies",
+)
 
 
 @needs_the_phantom
 @pytest.mark.libraries
 def test_a_marked_test_runs_on_its_device_and_comes_back_as_if_it_had_run_here(run, pytester):
-    pytester.makeconftest(
-        """
-        import os
-        os.environ.setdefault("ABOVE", str(os.getpid()))
-        """
-    )
+    pytester.makeconftest('import os\nos.environ.setdefault("ABOVE", str(os.getpid()))')
     pytester.makepyfile(test_next="def test_after_another_module(): pass")
-    done = run(
-        ALL_KINDS, "--junitxml=junit.xml", "--basetemp=temp", "-k", "test_", "-rA", "-p", "no:randomly", "--maxfail=20"
-    )
-    done.assert_outcomes(passed=4, failed=4, skipped=1, xfailed=1, errors=1, warnings=1)
-    done.stdout.fnmatch_lines(
-        [
-            "qmem_budget: the limit is 1.00 GiB; 3.00 GiB were allocated at the peak, 2.00 GiB more "
-            "(simulated: NVIDIA A100-SXM4-80GB (phantom))",
-            "largest at the peak:",
-            "  3.00 GiB in 3: *test_it.py:* ",
-            "  1.00 MiB in 1: *test_it.py:* test_over",
-            "*Captured stdout call*",
-            "on NVIDIA A100-SXM4-80GB (phantom)",
-            "E * OutOfMemoryError: *",
-            "  9.00 GiB in 1: *test_it.py:* test_ends_out_of_memory",
-            "E       assert (1 + 1) == 3",
-            "seen on the way",
-            "qmem_budget: the process of this test was killed by SIGABRT; its last words:",
-            "  its last words",
-            "*simulated on NVIDIA L4 (phantom) and tainted: 1 values were read that no kernel computed, the first at "
-            "*test_it.py:* in test_reads_what_was_never_computed",
-            "PASSED test_it.py::test_fits[[]a::b [[]c]]",
-        ],
-    ) if False else None
+    done = run(MARKED, "--junitxml=junit.xml", "--basetemp=temp", "-k", "test_", "-rA")
+    done.assert_outcomes(passed=3, failed=3, xfailed=1)
     text = done.stdout.str()
-    for line in (
-        "qmem_budget: the limit is 1.00 GiB; 3.00 GiB were allocated at the peak, 2.00 GiB more "
-        "(simulated: NVIDIA A100-SXM4-80GB (phantom))\nlargest at the peak:\n  3.00 GiB in 3: ",
-        "on NVIDIA A100-SXM4-80GB (phantom)",
-        "test_ends_out_of_memory\n",
-        "assert (1 + 1) == 3",
-    ):
+    for line in CAME_BACK:
         assert line in text
+    assert "guard.py" not in text
+    cases = {case.get("name"): [node.tag for node in case] for case in read_xml("junit.xml").iter("testcase")}
+    assert len(cases) == 7
+    assert cases["test_fits[a::b [c]]"] == []
+    assert cases["test_dies"] == ["failure"]
+    assert cases["test_expected_to_be_over"] == ["skipped"]
+
+
+SPREAD = """
+    import pytest
+    import torch
+
+    @pytest.fixture
+    def broken():
+        raise RuntimeError("the fixture broke")
+
+    @pytest.mark.qmem_budget("1 GiB", device="l4")
+    def test_skips():
+        pytest.skip("not today")
+
+    @pytest.mark.qmem_budget("1 GiB", device="h100")
+    def test_fails():
+        print("seen on the way")
+        assert torch.cuda.get_device_name() == "another card"
+
+    @pytest.mark.qmem_budget("1 GiB", device="l4")
+    def test_errs(broken):
+        pass
+
+    @pytest.mark.qmem_budget("1 GiB", device="t4")
+    def test_reads_what_was_never_computed():
+        torch.ones(10**6, device="cuda").sum().item()
+"""
+
+
+@needs_the_phantom
+@pytest.mark.libraries
+def test_marked_tests_are_spread_by_xdist(run):
+    done = run(SPREAD, "-n2", "-rs")
+    done.assert_outcomes(passed=1, failed=1, skipped=1, errors=1, warnings=1)
+    text = done.stdout.str()
+    assert "(phantom)' == 'another card'" in text
+    assert "not today" in text
+    assert "seen on the way" in text
+    assert "RuntimeError: the fixture broke" in text
+    assert "simulated on Tesla T4 (phantom) and tainted: 1 values were read that no kernel computed" in text
+    assert " in test_reads_what_was_never_computed" in text
+
+
+WRONG = """
+    import pytest
+
+    @pytest.mark.qmem_budget("a lot", device="l4")
+    def test_amount(): pass
+
+    @pytest.mark.qmem_budget(True)
+    def test_truth(): pass
+
+    @pytest.mark.qmem_budget(device="l4")
+    def test_none(): pass
+
+    @pytest.mark.qmem_budget("1 GiB", card="l4")
+    def test_card(): pass
+
+    @pytest.mark.qmem_budget("1 GiB", device="rtx-4091")
+    def test_device(): pass
+
+    @pytest.mark.qmem_budget("1 GiB", device="mi300x")
+    def test_maker(): pass
+
+    @pytest.mark.qmem_budget("30 GiB", device="l4")
+    def test_never_exceeded(): pass
+"""
+
+
+def test_a_mark_that_is_wrong_is_an_error_of_its_test_in_one_line(run):
+    done = run(WRONG)
+    done.assert_outcomes(errors=7)
+    text = done.stdout.str()
+    for message in (
+        "qmem_budget: not an amount of memory: 'a lot'; write for example 24GiB, 24GB or 512MiB",
+        "qmem_budget: not an amount of memory: True",
+        "qmem_budget: the mark missing 1 required positional argument: 'amount'; write qmem_budget(",
+        "qmem_budget: the mark got an unexpected keyword argument 'card'",
+        "qmem_budget: no GPU is called 'rtx-4091'; nearest: ",
+        "qmem_budget: AMD Instinct MI300X cannot be simulated",
+        "qmem_budget: the budget of 30.00 GiB is more than NVIDIA L4 has, 21.99 GiB",
+    ):
+        assert message in text
+    assert "Traceback" not in text
+
+
+WITHOUT_DEVICE = """
+    import pytest
+
+    @pytest.mark.qmem_budget("1 GiB")
+    def test_on_the_real_gpu(): pass
+"""
+
+
+@pytest.mark.libraries
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+def test_what_cannot_be_measured_here_is_an_error_or_skipped_if_that_is_asked_for(run):
+    done = run(WITHOUT_DEVICE)
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(
+        ["qmem_budget cannot measure here: this machine has no GPU that CUDA can use; name one *"]
+    )
+    run(WITHOUT_DEVICE, "--qmem-skip-unavailable").assert_outcomes(skipped=1)
+
+
+def test_without_the_plugin_a_marked_test_runs_as_any_other(run):
+    source = """
+        import os, sys, pytest
+
+        @pytest.mark.qmem_budget("1 GiB", device="l4")
+        def test_it():
+            assert not [name for name in sys.modules if name.startswith("qmem")]
+    """
+    done = run(source, "-p", "no:qmem")
+    done.assert_outcomes(passed=1, warnings=1)
+    done.stdout.fnmatch_lines(["*PytestUnknownMarkWarning: Unknown pytest.mark.qmem_budget*"])
+
+
+NEEDED = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli", "colorama",
+          "typing_extensions", "click", "msgspec", "rich", "markdown_it", "mdurl", "qmem")  # fmt: skip
+"""Packages of an environment with pytest and qmem, and without torch."""
+
+
+@pytest.fixture
+def light_environment(tmp_path):
+    """Links to the packages that an installation without extras has."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    for name in NEEDED:
+        spec = find_spec(name)
+        if spec is not None:
+            origin = Path(spec.origin)
+            place = origin.parent if origin.name == "__init__.py" else origin
+            (folder / place.name).symlink_to(place)
+    installed = folder / "qmem_planner-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: qmem-planner\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\nqmem = qmem.integrations.pytest_plugin\n")
+    return folder
+
+
+def test_without_torch_a_marked_test_says_what_is_missing_and_the_rest_runs(light_environment, pytester):
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+        from qmem import Job, estimate
+
+        def test_estimates(qmem_check):
+            with pytest.raises(pytest.fail.Exception, match="no baseline"):
+                qmem_check(estimate(Job(model="Qwen/Qwen2.5-0.5B", seq=256)))
+
+        @pytest.mark.qmem_budget("1 GiB", device="l4")
+        def test_simulated(): pass
+
+        @pytest.mark.qmem_budget("1 GiB")
+        def test_real(): pass
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": str(light_environment)}
+    words = [sys.executable, "-S", "-m", "pytest"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert "1 passed, 2 errors" in done.stdout
+    assert "qmem_budget cannot measure here: torch is not installed; the phantom GPU runs its CUDA build" in done.stdout
+    assert "qmem_budget cannot measure here: torch cannot be imported: No module named 'torch'" in done.stdout
+
+
+CHECKED = """
+    from qmem import Job, estimate
+
+    BATCH = 3
+
+    def test_step(qmem_check):
+        qmem_check(estimate(Job(model="Qwen/Qwen2.5-0.5B", seq=256, batch=BATCH)), budget="8 GiB")
+"""
+
+
+@pytest.fixture
+def batch_of(pytester):
+    """Changes the batch of the test."""
+
+    def change(batch):
+        path = pytester.path / "test_it.py"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(f"BATCH = {batch}" if line.startswith("BATCH") else line for line in lines))
+
+    return change
+
+
+def test_a_ledger_is_held_against_its_baseline_which_only_an_update_stores(run, pytester, batch_of):
+    done = run(CHECKED)
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(
+        ['qmem_check: no baseline: there is no baseline: pytest "test_it.py::test_step" --qmem-update']
+    )
+    assert not (pytester.path / "profiles").exists()
+    run("", "--qmem-update").assert_outcomes(passed=1)
+    stored = pytester.path / "profiles" / "baselines" / "test_it.py-test_step.json"
+    assert json.loads(stored.read_text())["passport"]["reason"] == "--qmem-update"
+    run("").assert_outcomes(passed=1)
+    batch_of(4)
+    done = run("")
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["qmem_check: grown: *", "  changed: batch 3 -> 4", "*by kind: *", "*logits and loss: *"])
+    batch_of(2)
+    done = run("")
+    done.assert_outcomes(passed=1, warnings=1)
+    done.stdout.fnmatch_lines(["*the baseline is stale, pytest *--qmem-update*"])
+
+
+def test_a_budget_of_a_ledger_fails_although_nothing_grew(run):
+    run(CHECKED, "--qmem-update").assert_outcomes(passed=1)
+    done = run(CHECKED.replace("8 GiB", "1 GiB"))
+    done.assert_outcomes(failed=1)
+    done.stdout.fnmatch_lines(["qmem_check: over budget: peak allocated * is * over the budget of 1.00 GiB"])
+
+
+def test_an_update_needs_a_committed_tree(run, pytester):
+    pytester.makepyfile(test_it=CHECKED)
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one"]):
+        subprocess.run(["git", *words], check=True)
+    run(CHECKED + "\n    CHANGED = True", "--qmem-update").stdout.fnmatch_lines(
+        ["qmem_check: test_it.py is changed and not committed*; commit first, or add --qmem-allow-dirty"]
+    )
+    run("", "--qmem-update", "--qmem-allow-dirty").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "xdist"])
+def test_verdicts_are_written_to_a_file(run, pytester, arguments):
+    run(CHECKED, "--qmem-report=report.json", *arguments)
+    report = json.loads((pytester.path / "report.json").read_text())
+    assert report["failing"] == ["test_it.py-test_step"]
+    assert [verdict["outcome"] for verdict in report["verdicts"]] == ["no baseline"]
+
+
+def test_the_form_of_a_report_follows_its_suffix(run, pytester):
+    run(CHECKED, "--qmem-update", "--qmem-report=report.md")
+    assert (pytester.path / "report.md").read_text().startswith("<!-- qmem:report -->")
+    run("", "--qmem-report=report.xml")
+    assert read_xml("report.xml").find("testsuite").get("tests") == "1"
+    done = run("", "--qmem-report=report.txt")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["*--qmem-report report.txt: name a file that ends in .json, .md, .xml*"])
+
+
+def test_ledgers_of_one_test_are_told_apart_by_a_name(run):
+    source = """
+        import pytest
+        from qmem import Job, estimate
+
+        def test_two(qmem_check):
+            ledger = estimate(Job(model="Qwen/Qwen2.5-0.5B", seq=256))
+            qmem_check(ledger, name="one")
+            qmem_check(ledger, name="two")
+            with pytest.raises(pytest.fail.Exception, match="called twice in this test"):
+                qmem_check(ledger, name="two")
+            with pytest.raises(pytest.fail.Exception, match="str is or has no ledger"):
+                qmem_check("ledger", name="three")
+    """
+    run(source, "--qmem-update").assert_outcomes(passed=1)
+
+
+def test_two_tests_never_share_a_baseline():
+    names = [baseline_name(f"a/test_b.py::test_c[{value}]") for value in ("x y", "x-y", "x/y", "x" * 300, "x" * 301)]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) < 200
+    assert baseline_name("a/test_b.py::TestC::test_d") == "a-test_b.py-TestC-test_d"
+
+
+WATCHED = """
+    import pytest, torch, qmem
+
+    @pytest.mark.qmem_budget("1 GiB", device="l4")
+    def test_training(qmem_check, tmp_path):
+        model = torch.nn.Sequential(torch.nn.Linear(1024, 1024), torch.nn.Linear(1024, WIDTH)).cuda()
+        optimizer = torch.optim.AdamW(model.parameters())
+        with qmem.watch(model, optimizer, path=tmp_path / "ledger.json") as run:
+            for _ in range(3):
+                model(torch.zeros(64, 1024, device="cuda")).sum().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        qmem_check(run)
+
+    WIDTH = 1024
+"""
+
+
+@needs_the_phantom
+@pytest.mark.libraries
+def test_a_training_that_is_watched_in_a_marked_test_is_held_against_its_baseline(run, pytester):
+    run(WATCHED, "--qmem-update").assert_outcomes(passed=1)
+    done = run(WATCHED.replace("WIDTH = 1024", "WIDTH = 2048"), "--qmem-report=report.json")
+    done.assert_outcomes(failed=1)
+    (verdict,) = json.loads((pytester.path / "report.json").read_text())["verdicts"]
+    assert verdict["outcome"] == "grown"
+    assert verdict["simulated"] is True
+
+
+BENCHMARK = """
+    from qmem import Job
+
+    BATCH = 2
+
+    def test_step(qmem_benchmark):
+        assert qmem_benchmark(sum, [1, 2]) == 3
+        qmem_benchmark.estimate(Job(model="Qwen/Qwen2.5-0.5B", seq=256, batch=BATCH), gpu="l4")
+"""
+
+
+def test_the_memory_of_stored_benchmarks_is_compared(run, batch_of):
+    run(BENCHMARK, "--benchmark-save=first", "--benchmark-max-time=0.01").assert_outcomes(passed=1)
+    done = run("", "--benchmark-compare", "--benchmark-max-time=0.01")
+    assert done.ret == 0
+    assert "memory grew" not in done.stdout.str()
+    batch_of(3)
+    done = run("", "--benchmark-compare", "--benchmark-max-time=0.01")
+    assert done.ret == 1
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(
+        ["*qmem: memory grew since the stored benchmarks*", "test_it.py::test_step: estimated peak * GiB -> * GiB (+*"]
+    )
+    assert run("").ret == 0
+
+
+@needs_the_phantom
+@pytest.mark.libraries
+def test_a_benchmark_on_a_device_keeps_its_peak(run, pytester, monkeypatch):
+    from qmem.catalogue import find_gpu
+    from qmem.phantom import describe
+
+    for name, value in describe(find_gpu("l4")).environment().items():
+        monkeypatch.setenv(name, value)
+    source = """
+        import torch
+
+        def test_step(qmem_benchmark):
+            qmem_benchmark(torch.empty, 2**20, device="cuda")
+    """
+    run(source, "--benchmark-json=stored.json", "--benchmark-max-time=0.01").assert_outcomes(passed=1)
+    (benchmark,) = json.loads((pytester.path / "stored.json").read_text())["benchmarks"]
+    assert benchmark["extra_info"]["qmem_peak_bytes"] >= 4 * 2**20

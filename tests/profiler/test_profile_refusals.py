@@ -1,11 +1,18 @@
 """What is refused before a worker is started."""
 
+import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from qmem.errors import UnsupportedError, UsageError
+from qmem.catalogue.stacks import resolve_stack
+from qmem.errors import UnavailableError, UnsupportedError, UsageError
+from qmem.job import make_job
 from qmem.profiler import profile
+from qmem.profiler.protocol import Started
+from qmem.profiler.sentences import other_versions
+from qmem.profiler.supervisor import Told
 
 
 @pytest.mark.parametrize(
@@ -37,3 +44,17 @@ def test_weights_must_be_a_checkpoint(small_job, a100, tmp_path):
         profile(small_job(), phantom=a100, weights=Path(tmp_path))
     with pytest.raises(UsageError, match="both a checkpoint and a load of zeros"):
         profile(small_job(), phantom=a100, weights=Path(tmp_path), load=True)
+
+
+def test_a_version_that_the_job_names_must_be_the_one_installed(small_job, a100):
+    installed = version("transformers")
+    with pytest.raises(UnavailableError, match=rf"4\.48\.1, but transformers {re.escape(installed)} is"):
+        profile(small_job(stack="hf@transformers=4.48.1"), phantom=a100)
+
+
+def test_libraries_that_are_not_those_of_the_stack_are_told():
+    facts = resolve_stack(make_job({"model": "m", "stack": "hf@transformers=4.48.1"}))
+    passport = {**facts.versions, "torch": "2.4.1+cu121", "peft": "0.14.0"}
+    told = Told([Started(pid=1, device="a card", passport=passport)], "complete")
+    (sentence,) = other_versions(facts, told)
+    assert sentence.endswith("it ran with peft 0.14.0 (not 0.13.2)")

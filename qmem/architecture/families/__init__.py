@@ -6,6 +6,7 @@ from qmem.architecture.families.deepseek import deepseek_v2, deepseek_v3
 from qmem.architecture.families.falcon import falcon
 from qmem.architecture.families.gemma import gemma, gemma2, gemma3_text
 from qmem.architecture.families.gpt2 import gpt2
+from qmem.architecture.families.gpt_bigcode import gpt_bigcode
 from qmem.architecture.families.gpt_neox import gpt_neox
 from qmem.architecture.families.gpt_oss import gpt_oss
 from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
@@ -52,6 +53,7 @@ DENSE: dict[str, Callable[[Fields], Outline]] = {
     "phi": phi,
     "roberta": roberta,
     "t5": t5,
+    "gpt_bigcode": gpt_bigcode,
 }
 """Families without experts by ``model_type``."""
 

@@ -78,9 +78,9 @@ class Router(Module):
         scores = sigmoid(router_logits)
         scores_for_choice = add(scores, self.correction)
         tokens, n_experts = scores.shape
-        grouped = view(scores_for_choice, (tokens, self.n_group, n_experts // self.n_group))
-        group_scores = view(sum_last(topk(grouped, 2)[0]), (tokens, self.n_group))
-        group_idx = topk(group_scores, self.topk_group)[1]
+        by_group = (tokens, self.n_group, n_experts // self.n_group)
+        group_scores = view(sum_last(topk(view(scores_for_choice, by_group), 2)[0]), by_group[:2])
+        group_idx = topk(group_scores, self.topk_group)[1]  # noqa: F841 - the local lives to the end of the frame
         group_mask = empty(self.paper, (tokens, self.n_group), group_scores.dtype)
         score_mask = empty(self.paper, (tokens, n_experts), group_mask.dtype)
         scores_for_choice = masked_fill(scores_for_choice, _negated(score_mask))
@@ -90,7 +90,6 @@ class Router(Module):
             denominator = add_scalar(sum_last(topk_weights))
             topk_weights = divide_in_place(topk_weights, denominator)
         topk_weights = scale(topk_weights)
-        del group_idx
         return router_logits, topk_weights, topk_indices
 
 

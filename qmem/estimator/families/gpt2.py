@@ -31,18 +31,24 @@ class GPT2Options(NamedTuple):
 
 def build(parts: Parts) -> CausalLM:
     """A GPT-2."""
-    config = parts.config
-    if config["reorder_and_upcast_attn"] and parts.attention == "eager":
+    if parts.config["reorder_and_upcast_attn"] and parts.attention == "eager":
         raise UnsupportedError("reorder_and_upcast_attn with eager attention is not modelled yet", hint="use sdpa")
-    of = GPT2Options(
-        config["n_head"], config["embd_pdrop"], config["resid_pdrop"], config["attn_pdrop"],
-        activation(config["activation_function"]), parts.attention,
-    )  # fmt: skip
-    blocks = [Block(parts.paper, of, _block_modules(parts, index)) for index in range(parts.n_layers)]
+    of = options(parts)
+    blocks = [Block(parts.paper, of, block_modules(parts, index)) for index in range(parts.n_layers)]
     return CausalLM(Decoder(parts, of, blocks), parts.head())
 
 
-def _block_modules(parts: Parts, index: int) -> dict[str, Module]:
+def options(parts: Parts) -> GPT2Options:
+    """The options of a GPT-2's config."""
+    config = parts.config
+    return GPT2Options(
+        config["n_head"], config["embd_pdrop"], config["resid_pdrop"], config["attn_pdrop"],
+        activation(config["activation_function"]), parts.attention,
+    )  # fmt: skip
+
+
+def block_modules(parts: Parts, index: int) -> dict[str, Module]:
+    """The projections and the norms of a block by their names within it."""
     modules = parts.layer_linears(index)
     for norm in ("ln_1", "ln_2"):
         modules[norm] = parts.layer_norm(f"transformer.h.{index}.{norm}", norm)
@@ -96,14 +102,18 @@ class MLP(Module):
 
 
 class Block(Module):
-    """``GPT2Block``."""
+    """``GPT2Block``; another attention may stand in the place of GPT-2's."""
 
-    def __init__(self, paper: Paper, of: GPT2Options, modules: Mapping[str, Module]) -> None:
+    def __init__(
+        self, paper: Paper, of: GPT2Options, modules: Mapping[str, Module], attn: Module | None = None
+    ) -> None:
         super().__init__(paper, Role(Kind.INTERMEDIATE, "block"))
         self.ln_1, self.ln_2 = modules["ln_1"], modules["ln_2"]
-        self.attn, self.mlp = Attention(paper, of, modules), MLP(paper, of, modules)
+        self.attn, self.mlp = attn or Attention(paper, of, modules), MLP(paper, of, modules)
 
-    def forward(self, hidden_states: PaperTensor, mask: PaperTensor | None, _positions: PaperTensor) -> PaperTensor:
+    def forward(
+        self, hidden_states: PaperTensor, mask: PaperTensor | None, _positions: PaperTensor | None = None
+    ) -> PaperTensor:
         """Attention and MLP, each with its residual; ``attn_output`` lives until the block returns."""
         residual = hidden_states
         hidden_states = self.ln_1(hidden_states)

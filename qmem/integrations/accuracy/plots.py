@@ -7,6 +7,10 @@ from typing import Any
 from qmem.integrations.accuracy.scoring import Row
 
 MIB = 1 << 20
+MARKERS = {"o": "allocated", "|": "reserved", "x": "grain"}
+LEAST_RANGE = 1.0
+"""Percent that every picture of errors shows, so that noise does not fill it."""
+
 COLOURS = {"clean": "#1b6ca8", "assumed": "#d98c1f", "tainted": "#a03050"}
 
 
@@ -62,14 +66,17 @@ def _errors(pyplot: Any, rows: Sequence[Row], path: Path, by: str) -> None:
     names = sorted(groups, reverse=True)
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
     for height, name in enumerate(names):
-        for marker, label, of in (("o", "allocated", "allocated"), ("|", "reserved", "reserved")):
-            shares = [100 * getattr(row, of) for row in groups[name]]
-            colours = [COLOURS[row.state] for row in groups[name]]
-            axes.scatter(shares, [height] * len(shares), marker=marker, c=colours, s=22, alpha=0.8, label=label)
+        colours = [COLOURS[row.state] for row in groups[name]]
+        for marker, measure in MARKERS.items():
+            shares = [100 * getattr(row, measure) for row in groups[name]]
+            axes.scatter(shares, [height] * len(shares), marker=marker, c=colours, s=22, alpha=0.8)
     axes.axvline(0, color="#888888", linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(names)), [f"{name} ({len(groups[name])})" for name in names])
     axes.set_xscale("symlog", linthresh=0.01)
-    axes.set(xlabel="error of the peak in %, full replay: ● allocated, | reserved", title=f"Error by {by}")
+    most = max(LEAST_RANGE, *(100 * abs(getattr(row, measure)) for row in rows for measure in MARKERS.values()))
+    axes.set_xlim(-1.2 * most, 1.2 * most)
+    axes.set(xlabel="error of the peak in %: ● allocated, | reserved, × allocated without a replay")
+    axes.set(title=f"Error by {by}")
     _save(pyplot, figure, path)
 
 

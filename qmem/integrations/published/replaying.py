@@ -30,6 +30,17 @@ def replay(rows: Rows, tell: Callable[[str], None], *, folder: Path = FOLDER) ->
     return Replay(measured=tuple(_measured(rows, row, python, folder, tell) for row in rows.rows))
 
 
+def write_job(rows: Rows, row: Row, folder: Path) -> Path:
+    """Write the job file of a row, and the model's config beside it with the fields that the replay changes."""
+    folder.mkdir(exist_ok=True)
+    config = {**find_model(row.job["model"]).config, **rows.config}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    path = folder / "job.toml"
+    fields = {**row.job, "model": str(folder)}
+    path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in fields.items()), encoding="utf-8")
+    return path
+
+
 def _measured(rows: Rows, row: Row, python: Path, folder: Path, tell: Callable[[str], None]) -> Measured:
     ledger = folder / f"{row.id}-{_digest(rows, row)}.json"
     if not ledger.is_file():
@@ -40,7 +51,7 @@ def _measured(rows: Rows, row: Row, python: Path, folder: Path, tell: Callable[[
 
 def _profile(rows: Rows, row: Row, python: Path, ledger: Path) -> None:
     """The loading is the library's own: what it leaves in the allocator's blocks is part of the published figures."""
-    job, unfinished = _write_job(rows, row, ledger.with_suffix("")), ledger.with_suffix(".new")
+    job, unfinished = write_job(rows, row, ledger.with_suffix("")), ledger.with_suffix(".new")
     done = subprocess.run(  # noqa: S603 - our own program
         [python, "-m", "qmem", "profile", "--job", job, "--phantom", rows.gpu, "--load", "--json", "-o", unfinished],
         cwd=CHECKOUT, capture_output=True, text=True, check=False,
@@ -48,17 +59,6 @@ def _profile(rows: Rows, row: Row, python: Path, ledger: Path) -> None:
     if not unfinished.is_file():
         raise UnavailableError(f"{row.id} measured nothing: {done.stderr.strip()}")
     unfinished.replace(ledger)
-
-
-def _write_job(rows: Rows, row: Row, folder: Path) -> Path:
-    """The job file, and the model's config beside it with the fields that the replay changes."""
-    folder.mkdir(exist_ok=True)
-    config = {**find_model(row.job["model"]).config, **rows.config}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    path = folder / "job.toml"
-    fields = {**row.job, "model": str(folder)}
-    path.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in fields.items()), encoding="utf-8")
-    return path
 
 
 def _toml(value: Any) -> str:

@@ -175,7 +175,9 @@ def _request(item: pytest.Item, budget: Budget, answers: Path) -> dict[str, Any]
     options = {name: _plain(value) for name, value in vars(config.option).items() if _is_plain(value)}
     place = {"rootdir": str(config.rootpath), "inifilename": str(config.inipath) if config.inipath else None}
     if options.get("basetemp"):
-        place["basetemp"] = str(Path(options["basetemp"], f"qmem-{os.path.basename(answers.parent)}"))  # noqa: PTH119
+        temporary = Path(options["basetemp"])
+        temporary.mkdir(parents=True, exist_ok=True)
+        place["basetemp"] = str(temporary / answers.parent.name)
     options.pop("file_or_dir", None)
     return {
         "test": f"{item.path}::{item.nodeid.partition('::')[2]}",
@@ -206,7 +208,7 @@ def _outcome(config: pytest.Config, answers: Path, code: int, log: IO[bytes]) ->
     for line in answers.read_text(encoding="utf-8").splitlines():
         kind, content = json.loads(line)
         if kind == "report":
-            outcome.reports.append(config.hook.pytest_report_from_serializable(config=config, data=content))
+            outcome.reports.append(_read_report(config, content))
         elif kind == "unavailable":
             raise UnavailableError(content["message"], hint=content["hint"])
         elif kind == "note":
@@ -217,9 +219,24 @@ def _outcome(config: pytest.Config, answers: Path, code: int, log: IO[bytes]) ->
     return outcome if ended else outcome._replace(death=_death(code, log))
 
 
+def _read_report(config: pytest.Config, content: dict[str, Any]) -> pytest.TestReport:
+    """JSON has made lists of the tuples, such as where and why a test was skipped."""
+    for name in ("longrepr", "location"):
+        if isinstance(content[name], list):
+            content[name] = tuple(content[name])
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=content)
+    return report
+
+
 def _death(code: int, log: IO[bytes]) -> str:
     log.seek(0)
     lines = [line.rstrip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    last = "".join(f"\n  {line}" for line in lines[-LAST_LINES:])
+    last = "".join(f"\n  {line}" for line in _last(lines))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended early, with exit code {code}"
     return f"{how}; its last words:{last}" if last else how
+
+
+def _last(lines: list[str]) -> list[str]:
+    """The last lines; of a crash those that pytest's faulthandler begins with, where the innermost call stands."""
+    crash = next((index for index, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    return lines[-LAST_LINES:] if crash is None else lines[crash : crash + LAST_LINES]

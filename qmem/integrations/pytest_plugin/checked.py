@@ -8,6 +8,7 @@ import warnings
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -24,6 +25,9 @@ from qmem.ledger import Ledger
 from qmem.report.gate_formats import FORMATS
 from qmem.report.gate_table import described
 from qmem.units import parse_bytes
+
+if TYPE_CHECKING:
+    from qmem.integrations.watch import Watching
 
 FORMS = {".json": "json", ".md": "markdown", ".xml": "junit"}
 """The form of a report by the suffix of its file."""
@@ -59,19 +63,20 @@ class Checked:
         self._item, self._config = item, item.config
         self._seen: set[str] = set()
 
-    def __call__(self, ledger: Ledger, *, name: str = "", budget: str | int | None = None) -> Verdict:
+    def __call__(self, ledger: "Ledger | Watching", *, name: str = "", budget: str | int | None = None) -> Verdict:
         """Fail the test where the peak grew beyond the tolerance, is over the budget, or has nothing to compare with.
 
         Args:
-            ledger: from ``qmem.estimate``, ``qmem.profile`` or ``qmem.watch``.
+            ledger: from ``qmem.estimate`` or a profile, or what ``qmem.watch`` gave, once its block is left.
             name: tells several ledgers of one test apart.
             budget: the most that may be allocated: bytes, or ``"11.5 GiB"``.
         """
         try:
-            scenario = self._scenario(ledger, name, budget)
+            measured = _ledger_of(ledger)
+            scenario = self._scenario(measured, name, budget)
             if self._config.getoption("qmem_update"):
-                self._store(scenario, ledger)
-            verdict = self._judged(scenario, ledger)
+                self._store(scenario, measured)
+            verdict = self._judged(scenario, measured)
         except QmemError as error:
             pytest.fail(f"qmem_check: {error}", pytrace=False)
         self._item.stash.setdefault(VERDICTS, []).append(msgspec.json.encode(verdict).decode())
@@ -107,6 +112,15 @@ class Checked:
         verdict = judge(scenario, ledger, read_baseline(self._config.rootpath, scenario.name))
         here = f'pytest "{self._item.nodeid}" --qmem-update'
         return structs.replace(verdict, why=verdict.why.replace(update_command(scenario.name), here))
+
+
+def _ledger_of(given: Any) -> Ledger:
+    ledger = getattr(given, "ledger", given)
+    if not isinstance(ledger, Ledger):
+        raise UsageError(
+            f"{type(given).__name__} is or has no ledger", hint="give what qmem.estimate, a profile or qmem.watch gave"
+        )
+    return ledger
 
 
 def _check_committed(folder: Path) -> None:

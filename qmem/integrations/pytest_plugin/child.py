@@ -16,6 +16,7 @@ import pytest
 
 from qmem.errors import QmemError, UnavailableError
 from qmem.integrations.pytest_plugin import CHILD
+from qmem.snapshot.answer import When
 from qmem.units import format_bytes
 
 HOLDINGS = 3
@@ -34,7 +35,7 @@ class Answers:
 
 
 class PeakMemory:
-    """The most that this process has allocated on a device, although a test may reset torch's own peak.
+    """The most that this process has allocated on a device, although torch's own peak may be reset meanwhile.
 
     Attributes:
         simulated: what the simulated device is called; empty for a real one.
@@ -46,19 +47,17 @@ class PeakMemory:
         self.simulated = simulated
         self._memory: Any = torch.cuda.memory
         self._before_resets = 0
-        self._follow_resets()
-        self._memory._record_memory_history(context="alloc", stacks="python")  # noqa: SLF001 - torch documents no other way
+        self._follow_resets(torch._C)  # noqa: SLF001
+        self._memory._record_memory_history(context="alloc", stacks="python")  # noqa: SLF001 - torch has no other name
 
-    def _follow_resets(self) -> None:
-        import torch  # noqa: PLC0415
+    def _follow_resets(self, bindings: Any) -> None:
+        reset = bindings._cuda_resetPeakMemoryStats  # noqa: SLF001
 
-        reset = self._memory.reset_peak_memory_stats
-
-        def reset_peak_memory_stats(device: Any = None) -> None:
+        def note_and_reset(device: int) -> None:
             self._before_resets = self.n_bytes
             reset(device)
 
-        self._memory.reset_peak_memory_stats = torch.cuda.reset_peak_memory_stats = reset_peak_memory_stats
+        bindings._cuda_resetPeakMemoryStats = note_and_reset  # noqa: SLF001
 
     @property
     def n_bytes(self) -> int:
@@ -76,7 +75,7 @@ class PeakMemory:
             path = str(Path(folder, "snapshot.pickle"))
             self._memory._dump_snapshot(path)  # noqa: SLF001
             answer = examine(read_snapshot(path))
-        moment = "out of memory" if answer.shortage else "peak"
+        moment: When = "out of memory" if answer.shortage else "peak"
         uses = [(holder.uses[moment], holder.where) for holder in answer.holders if moment in holder.uses]
         largest = sorted(uses, key=lambda pair: -pair[0].n_bytes)[:HOLDINGS]
         return [f"  {format_bytes(use.n_bytes)} in {use.count}: {where}" for use, where in largest]
@@ -96,6 +95,7 @@ class ChildPlugin:
         try:
             result = yield
         except Exception as error:
+            leave_out_guard(error)
             if is_out_of_memory(error):
                 item.add_report_section("call", "qmem", "\n".join(self._held()))
             raise
@@ -128,6 +128,15 @@ class ChildPlugin:
     def pytest_sessionfinish(self) -> None:
         """Whatever happens from here on, the test has ended."""
         self.answers.put("end", None)
+
+
+def leave_out_guard(error: BaseException) -> None:
+    """Take the readback guard's lines out of a traceback: every call of torch goes through them."""
+    trace = error.__traceback__
+    while trace is not None:
+        while trace.tb_next is not None and trace.tb_next.tb_frame.f_globals.get("__package__") == "qmem.phantom":
+            trace.tb_next = trace.tb_next.tb_next
+        trace = trace.tb_next
 
 
 def main(path: str) -> int:

@@ -36,22 +36,18 @@ def name_kept(recording: Recording) -> None:
 
 
 def kept_blocks(spans: list[Span], told: Told) -> tuple[KeptBlock, ...]:
-    """The blocks that have no name at the end of a step and are still there at the end of the last one."""
-    ends = _ends_of_steps([span for span in spans if span.closed.looked])
+    """The blocks that have no name at the end of a step, and are there at every closing after it."""
     workspaces = only(told, protocol.Workspaces)
     known = set(workspaces.addresses if workspaces else ())
+    looked = [span for span in spans if span.closed.looked]
+    ends = {span.closed.place.step: span for span in looked if not span.closed.unfinished}
     found: dict[Block, Span] = {}
-    for later, end in enumerate(ends):
-        survivors = set(end.closed.unnamed).intersection(*(set(one.closed.unnamed) for one in ends[later:]))
-        for block in survivors:
-            if block.address not in known:
-                found.setdefault(block, end)
+    survivors = {block for block in looked[-1].closed.unnamed if block.address not in known} if looked else set()
+    for span in reversed(looked):
+        survivors &= set(span.closed.unnamed)
+        if ends.get(span.closed.place.step) is span:
+            found.update(dict.fromkeys(survivors, span))
     return tuple(KeptBlock(block, since) for block, since in found.items())
-
-
-def _ends_of_steps(spans: list[Span]) -> list[Span]:
-    last: dict[int, Span] = {span.closed.place.step: span for span in spans if not span.closed.unfinished}
-    return list(last.values())
 
 
 def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:

@@ -43,7 +43,8 @@ class Phases:
         self.follow_steps()
 
     def follow_steps(self) -> None:
-        """Hooks on autograd and on all optimizers."""
+        """Hooks on autograd and on all optimizers; other threads than this one only compute what it asks for."""
+        self._thread = threading.get_ident()
         from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: PLC0415
 
         self._undo += [register_optimizer_step_pre_hook(self._see_step).remove, _on_backward(self._see_backward)]

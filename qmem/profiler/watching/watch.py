@@ -78,20 +78,25 @@ class Watch:
         """
         import torch  # noqa: PLC0415
 
-        from qmem.phantom import is_loaded  # noqa: PLC0415
-
         if not torch.cuda.is_available():
             raise UnavailableError("this machine has no GPU that CUDA can use", hint="see qmem doctor")
         if torch.cuda.get_allocator_backend() != "native":
             raise UnsupportedError("only torch's native allocator keeps the counters", hint="leave backend out")
         torch.cuda.init()  # type: ignore[no-untyped-call]
-        self._simulated = is_loaded()
-        if self._simulated:
-            self.guarding.start()
-            self.phases.starts_backward = self.guarding.declare_losses
+        self.guard()
         self.device.attach()
-        _watches.append(self)
         _observe_end_of_memory()
+
+    def guard(self) -> None:
+        """Have the readback guard watch where the card is simulated; from the start of the program, it knows most."""
+        from qmem.phantom import is_loaded  # noqa: PLC0415
+
+        if self not in _watches:
+            _watches.append(self)
+            self._simulated = is_loaded()
+            if self._simulated:
+                self.guarding.start()
+                self.phases.starts_backward = self.guarding.declare_losses
 
     def begin(self, model: Any) -> None:
         """Follow a model from here on; its first forward in training ends what came before."""
@@ -184,8 +189,6 @@ class Watch:
         return [one for one in named if one.kind is not Kind.GRADIENT]
 
     def _step_begins(self, step: int) -> None:
-        if self.begins is not None:
-            self.begins(step)
         if isinstance(self.meter, CountingMeter):
             self.meter.looks = self.meter.looks or step == 2  # noqa: PLR2004 - the first has left the optimizer's state
         elif step == self.clean_steps + 1:
@@ -196,6 +199,8 @@ class Watch:
         elif step == self.clean_steps + 2:
             self.meter.close()
             self._stop_trace()
+        if self.begins is not None:
+            self.begins(step)
 
     def _stop_trace(self) -> None:
         """Take the traced step home; steps after it are measured as those before."""

@@ -1,0 +1,85 @@
+"""QLoRA on a model of the shape of Qwen2-1.5B (its layers cut to a few), in a bare loop."""
+
+from types import MethodType
+
+import bitsandbytes
+import settings
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
+
+SHAPE = {
+    "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2,
+    "vocab_size": 151_936, "tie_word_embeddings": True, "max_position_embeddings": 131_072,
+}  # fmt: skip
+CHUNK = 256
+
+
+def build_model():
+    config = AutoConfig.for_model("qwen2", num_hidden_layers=settings.LAYERS, **SHAPE)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    quantize_layers(model.model.layers)
+    model.requires_grad_(False)
+    model.lm_head.to(getattr(torch, settings.HEAD_DTYPE))
+    if settings.CHECKPOINTING:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    if settings.FUSED_LOSS:
+        model.forward = MethodType(fused_forward, model)
+    return get_peft_model(model, LoraConfig(r=settings.RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def quantize_layers(layers):
+    for parent in list(layers.modules()):
+        for name, linear in list(parent.named_children()):
+            if isinstance(linear, torch.nn.Linear):
+                setattr(parent, name, quantized(linear))
+
+
+def quantized(linear):
+    made = bitsandbytes.nn.Linear4bit(
+        linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=torch.bfloat16, device="meta"
+    )
+    made.weight = bitsandbytes.nn.Params4bit(linear.weight.data, requires_grad=False).to("cuda")
+    made.bias = linear.bias
+    return made
+
+
+def fused_forward(model, input_ids, labels, **_):
+    """In place of the model's own forward: the logits of a chunk live only while its loss is computed."""
+    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    chunks = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    losses = [checkpoint(chunk_loss, model.lm_head, *chunk, use_reentrant=False) for chunk in chunks]
+    return CausalLMOutput(loss=torch.stack(losses).sum() / targets.numel())
+
+
+def chunk_loss(head, hidden, targets):
+    logits = head(hidden.to(head.weight.dtype))
+    return functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def train():
+    model = build_model()
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    adamw = bitsandbytes.optim.PagedAdamW32bit if settings.PAGED_OPTIMIZER else bitsandbytes.optim.AdamW32bit
+    optimizer = adamw(trained, lr=1e-4)
+    history = []
+    for step in range(settings.STEPS):
+        ids = torch.randint(0, SHAPE["vocab_size"], (settings.BATCH, settings.SEQUENCE)).to("cuda")
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if settings.KEEP_HISTORY:
+            history.append(torch.empty(1024, 1024, dtype=torch.uint8, device="cuda"))
+        print(f"step {step}: loss {loss.item():.3f}")
+
+
+if __name__ == "__main__":
+    train()
