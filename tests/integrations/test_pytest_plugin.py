@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
+import sysconfig
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+import qmem
 from qmem.integrations.pytest_plugin.checked import baseline_name
 from qmem.phantom import availability
 
@@ -248,30 +249,20 @@ def test_without_the_plugin_a_marked_test_runs_as_any_other(run):
     done.stdout.fnmatch_lines(["*PytestUnknownMarkWarning: Unknown pytest.mark.qmem_budget*"])
 
 
-NEEDED = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "exceptiongroup", "tomli", "colorama",
-          "typing_extensions", "click", "msgspec", "rich", "markdown_it", "mdurl", "qmem")  # fmt: skip
-"""Packages of an environment with pytest and qmem, and without torch."""
-
-
 @pytest.fixture
-def light_environment(tmp_path):
-    """Links to the packages that an installation without extras has."""
+def packages_without_torch(tmp_path):
+    """Links to all packages that are installed here, but to torch."""
     folder = tmp_path / "packages"
     folder.mkdir()
-    for name in NEEDED:
-        spec = find_spec(name)
-        if spec is not None:
-            origin = Path(spec.origin)
-            place = origin.parent if origin.name == "__init__.py" else origin
+    for place in Path(sysconfig.get_path("purelib")).iterdir():
+        if not place.name.startswith("torch"):
             (folder / place.name).symlink_to(place)
-    installed = folder / "qmem_planner-0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Name: qmem-planner\nVersion: 0\n")
-    (installed / "entry_points.txt").write_text("[pytest11]\nqmem = qmem.integrations.pytest_plugin\n")
+    if not (folder / "qmem").exists():  # it is installed editable
+        (folder / "qmem").symlink_to(Path(qmem.__file__).parent)
     return folder
 
 
-def test_without_torch_a_marked_test_says_what_is_missing_and_the_rest_runs(light_environment, pytester):
+def test_without_torch_a_marked_test_says_what_is_missing_and_the_rest_runs(packages_without_torch, pytester):
     pytester.makepyfile(
         test_it="""
         import pytest
@@ -288,7 +279,7 @@ def test_without_torch_a_marked_test_says_what_is_missing_and_the_rest_runs(ligh
         def test_real(): pass
         """
     )
-    environment = {**os.environ, "PYTHONPATH": str(light_environment)}
+    environment = {**os.environ, "PYTHONPATH": str(packages_without_torch)}
     words = [sys.executable, "-S", "-m", "pytest"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert "1 passed, 2 errors" in done.stdout
