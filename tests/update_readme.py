@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-from test_readme import README, SHOWN, stripped
+from test_readme import CAUGHT, README, SHOWN, caught_regression, stripped
 
 
 def _renewed(match) -> str:
@@ -14,5 +16,11 @@ def _renewed(match) -> str:
     return f"```console\n$ {match['command']}\n" + "\n".join(stripped(printed)) + "\n```"
 
 
+def _caught(_match) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        printed = stripped(caught_regression(Path(folder)))
+    return "<!-- caught regression -->\n```text\n" + "\n".join(printed) + "\n```"
+
+
 if __name__ == "__main__":
-    README.write_text(SHOWN.sub(_renewed, README.read_text()))
+    README.write_text(CAUGHT.sub(_caught, SHOWN.sub(_renewed, README.read_text())))

@@ -6,7 +6,7 @@ import click
 
 from qmem.cli.command import VerbCommand, json_option
 from qmem.cli.streams import result_console, write_file, write_note, write_result
-from qmem.errors import EXIT_CANNOT, EXIT_FINDING, EXIT_OK, EXIT_USAGE
+from qmem.errors import EXIT_CANNOT, EXIT_FINDING, EXIT_OK, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qmem.gate.running import Measured
 
 FORMATS = ("table", "json", "markdown", "github", "junit", "benchmark")
+FOR_FILES = FORMATS[1:]
 
 
 def check(names: tuple[str, ...], **given: Any) -> int:
@@ -23,10 +24,13 @@ def check(names: tuple[str, ...], **given: Any) -> int:
 
     from qmem.gate.scenario import read_scenarios
 
+    files = [_file(written) for written in given["files"]]
     scenarios = read_scenarios(Path.cwd())
     chosen = scenarios.chosen(names)
     verdicts = [_judged(scenarios, measured) for measured in measure_all(scenarios, chosen, given["workers"])]
     form = "json" if given["as_json"] else given["form"]
+    for another, path in files:
+        _put(rendered(verdicts, another, strict=given["strict"]), path)
     _put(rendered(verdicts, form, strict=given["strict"]), given["output"])
     return exit_code(verdicts, strict=given["strict"])
 
@@ -93,6 +97,16 @@ def rendered(verdicts: "Sequence[Verdict]", form: str, *, strict: bool) -> str:
     return WRITERS[form](verdicts, failing)
 
 
+def _file(written: str) -> tuple[str, str]:
+    """The form and the path of ``--write junit=qmem.xml``; asked for before anything is measured."""
+    form, _, path = written.partition("=")
+    if form not in FOR_FILES or not path:
+        raise UsageError(
+            f"--write {written!r} is not FORMAT=FILE", hint=f"write for example junit=qmem.xml; {', '.join(FOR_FILES)}"
+        )
+    return form, path
+
+
 def _put(text: str, output: str | None) -> None:
     if output is None:
         write_result(text)
@@ -114,6 +128,10 @@ command = VerbCommand(
         ),
         json_option(),
         click.Option(["-o", "--output"], metavar="FILE", help="Write the result to a file."),
+        click.Option(
+            ["--write", "files"], multiple=True, metavar="FORMAT=FILE",
+            help="Write the result in a further form to a file; may be repeated.",
+        ),
     ],
     help="Measure the scenarios of this project and compare them with their baselines and budgets.\n\n"
     "Scenarios stand in pyproject.toml as [tool.qmem.scenarios.NAME], or in qmem.toml as [scenarios.NAME].",

@@ -257,7 +257,7 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
     grouped = k.shape[1] != h
 
     def backward(g: PaperTensor, needs: list[bool], *saved: PaperTensor | None) -> Gradients:
-        of_v, of_q, of_k = (of for of in saved[4:7] if of is not None)
+        of_v, of_q, of_k = (of for of in saved[-4:-1] if of is not None)
         dq, dk, dv = (empty(paper, of.shape, of.dtype, swapped=True) for of in (of_q, of_k, of_v))
         grad_bias = _gradient_of_bias(bias_shape, b, h, g) if needs[3] else None
         expanded = [empty(paper, of, g.dtype) for of in (q_shape, out_shape)] if grouped else []
@@ -282,8 +282,8 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
     save_output(node, out, log_sum_exp, *state)
     if node is not None:
         # Saved in one order, freed in another.
-        q_, k_, v_, bias_, out_, log_sum_exp_, seed_, offset_ = node.saved
-        node.saved = [seed_, offset_, out_, log_sum_exp_, v_, q_, k_, bias_]
+        q_, k_, v_, bias_, out_, log_sum_exp_, *state_ = node.saved
+        node.saved = [*state_, out_, log_sum_exp_, v_, q_, k_, bias_]
     del accumulator
     return out
 

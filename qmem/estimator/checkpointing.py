@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from qmem.estimator.paper import Paper, PaperTensor
-from qmem.estimator.tape import Gradients, record, run_engine
+from qmem.estimator.paper import Paper, PaperTensor, empty
+from qmem.estimator.tape import Gradients, record, run_engine_from_all, slots
 from qmem.ledger import Kind
 
-Checkpoint = Callable[..., PaperTensor]
+Checkpoint = Callable[..., Any]
 """How a layer is run: ``checkpoint(layer, hidden_states, *others)``."""
 
 
@@ -117,29 +117,43 @@ def _recomputing(paper: Paper, autocast_dtype: str | None) -> Iterator[None]:
 
 
 def reentrant_checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
-    """``checkpoint(use_reentrant=True)``: ``CheckpointFunction``, for a function of one result.
+    """``checkpoint(use_reentrant=True)``: ``CheckpointFunction``, whose results share one node.
 
     Forward runs without gradients, so nothing is saved but ``inputs[0]``, the only argument that is not bound by
     name.  Backward runs the whole of ``function`` again, to its last operation, on a detached input, and then
-    backward over that.  Until it returns it holds the incoming gradient and the result of the second run.
+    backward over that.  Until it returns it holds the incoming gradients and the results of the second run; zeros
+    stand for the gradient of a result that has none.
     """
     hidden_states, *others = inputs
     paper: Paper = hidden_states.paper
     autocast_dtype = paper.autocast_dtype
 
-    def backward(g: PaperTensor, needs: list[bool], saved: PaperTensor) -> Gradients:
+    def backward(grads: dict[int, PaperTensor], needs: list[bool], saved: PaperTensor) -> Gradients:
+        incoming = [grads.get(index) or empty(paper, *shape) for index, shape in enumerate(shapes)]
         detached = saved.detached()
         detached.trainable = needs[0]
         with _recomputing(paper, autocast_dtype):
-            output = function(detached, *others)
+            again = _results(function(detached, *others))
         role = paper.role
-        run_engine(output.node, g)
+        run_engine_from_all(again, incoming)
         paper.role = role
         return (detached.grad,)
 
     node = record(paper, "checkpoint", [hidden_states], backward, (hidden_states,))
     paper.relabel(hidden_states, Kind.CHECKPOINT)
     outer, paper.grad_enabled = paper.grad_enabled, False
-    output: PaperTensor = function(*inputs)
+    ran = function(*inputs)
     paper.grad_enabled = outer
-    return PaperTensor(output.shape, output.dtype, output.storage, node, swapped=output.swapped)
+    results = _results(ran)
+    shapes = [(output.shape, output.dtype) for output in results]
+    tracked = [
+        PaperTensor(output.shape, output.dtype, output.storage, slot, swapped=output.swapped)
+        for output, slot in zip(results, slots(node, len(results)), strict=True)
+    ]
+    if not isinstance(ran, tuple):
+        return tracked[0]
+    return (*tracked, *(None for one in ran if one is None))
+
+
+def _results(ran: Any) -> list[PaperTensor]:
+    return [one for one in (ran if isinstance(ran, tuple) else (ran,)) if one is not None]

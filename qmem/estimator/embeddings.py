@@ -48,14 +48,16 @@ def _sorted_gradient(g: PaperTensor, n: int, weight_shape: tuple[int, ...]) -> P
     del scratch, positions
     grad = empty(paper, weight_shape, g.dtype)
     starts = empty(paper, (n,), "int64")
+    counted_ids = empty(paper, (), "int64")
     positions = empty(paper, (n,), "int64")
     del positions
     n_ids = min(n, n_words)
     parts, first_parts = (empty(paper, (n_ids,), "int64") for _ in range(2))
     scratch = empty(paper, (exclusive_sum_bytes(n_ids),), "uint8")
     del scratch
+    counted_parts = empty(paper, (), "int64")
     n_parts = n // ROWS_OF_A_PART + n_ids
     offsets = empty(paper, (n_parts,), "int64")
     sums = empty(paper, (n_parts, width), "fp32")
-    del sums, offsets, first_parts, parts, starts, sorted_ids, order
+    del sums, offsets, counted_parts, first_parts, parts, counted_ids, starts, sorted_ids, order
     return grad

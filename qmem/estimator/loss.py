@@ -41,15 +41,25 @@ def _loss_of_shifted_logits(logits: PaperTensor, labels: PaperTensor, *, token_m
 
     Both slices put the gradient into zeros.
     """
+    shift_logits, labels = _shifted(logits, labels)
+    loss = _nll_loss(_log_softmax(shift_logits), labels)
+    return divided(loss) if token_mean else loss
+
+
+def _shifted(logits: PaperTensor, labels: PaperTensor) -> tuple[PaperTensor, PaperTensor]:
     b, s, vocab = logits.shape
     shift_logits = taken_whole(heads(logits, s - 1), 1)
     if b > 1:
         shift_logits = contiguous(shift_logits)
         logits.paper.rule = "shifted labels"
         labels = empty(logits.paper, (b, s - 1), "int64")
-    shift_logits = view(shift_logits, (b * (s - 1), vocab))
-    loss = _nll_loss(_log_softmax(shift_logits), labels)
-    return divided(loss) if token_mean else loss
+    return view(shift_logits, (b * (s - 1), vocab)), labels
+
+
+def shifted_cross_entropy_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool) -> PaperTensor:
+    """The same of logits in their own dtype, as older models take it themselves, with a mean of its own in any loop."""
+    shift_logits, labels = _shifted(logits, labels)
+    return cross_entropy_loss(shift_logits, labels, token_mean=token_mean)
 
 
 def cross_entropy_loss(logits: PaperTensor, labels: PaperTensor, *, token_mean: bool) -> PaperTensor:  # noqa: ARG001
@@ -89,9 +99,3 @@ def _nll_loss(log_probabilities: PaperTensor, labels: PaperTensor) -> PaperTenso
 def divided(loss: PaperTensor) -> PaperTensor:
     """``loss / n``: a new scalar; backward makes one."""
     return like(loss, record(loss.paper, "div", [loss], lambda g, _: (like(g),)))
-
-
-def scaled_in_place(loss: PaperTensor) -> PaperTensor:
-    """``loss *= n``: no new scalar; backward makes one."""
-    node = record(loss.paper, "mul_", [loss], lambda g, _: (like(g),))
-    return PaperTensor(loss.shape, loss.dtype, loss.storage, node)

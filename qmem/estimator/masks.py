@@ -89,6 +89,52 @@ def _older_mask(paper: Paper, s: int, *, window: int | None) -> None:
         del is_one, are_all
 
 
+def counted_positions(paper: Paper, s: int) -> PaperTensor:
+    """Positions as older GPTs take them: counted in the mask that came with the batch, else a range."""
+    paper.rule = "position ids"
+    mask = paper.attention_mask
+    if mask is None:
+        positions = empty(paper, (s,), "int64")
+        return PaperTensor((1, s), "int64", positions.storage, base=positions)
+    counted = empty(paper, mask.shape, "int64")
+    positions = empty(paper, mask.shape, "int64")
+    del counted
+    is_zero = empty(paper, mask.shape, "bool")
+    del is_zero
+    return positions
+
+
+def additive_mask(paper: Paper, b: int, s: int, dtype: str) -> PaperTensor:
+    """The causal mask as zeros and least numbers, for sdpa; one that came with the batch makes it as large as that.
+
+    Source: transformers 4.48.1 ``models/gpt_bigcode/modeling_gpt_bigcode.py``, ``modeling_attn_mask_utils.py``
+    (``_unmask_unattended``).
+    """
+    paper.rule = "attention mask"
+    joined, given = None, paper.attention_mask is not None
+    if given:
+        allowed = empty(paper, (b, s), "bool")
+        joined = empty(paper, (b, 1, s, s), "bool")
+        del allowed
+    zero_and_least = [empty(paper, (), dtype) for _ in range(2)]
+    mask = empty(paper, (b if given else 1, 1, s, s), dtype)
+    del zero_and_least, joined
+    return _unmasked(mask) if given else mask
+
+
+def _unmasked(mask: PaperTensor) -> PaperTensor:
+    """``mask.mul(~torch.all(mask == least, dim=-1, keepdim=True))``."""
+    paper, rows = mask.paper, (*mask.shape[:-1], 1)
+    is_least = empty(paper, mask.shape, "bool")
+    are_all = empty(paper, rows, "bool")
+    del is_least
+    are_not = empty(paper, rows, "bool")
+    del are_all
+    unmasked = empty(paper, mask.shape, mask.dtype)
+    del are_not
+    return unmasked
+
+
 def _given_mask(paper: Paper) -> PaperTensor | None:
     """The mask that came with the batch, as booleans."""
     if paper.attention_mask is None:

@@ -57,6 +57,7 @@ class Program(NamedTuple):
     head: Module
     loss: Loss
     others: list[PaperTensor]
+    slices_hidden: bool
     trainable: list[PaperTensor]
     exempt: Exempt
 
@@ -85,9 +86,12 @@ class PaperModel:
         """Make every parameter in the model's order; the weights of ``quantized`` modules are packed at once."""
         paper, job = self.paper, self.job
         trained = job.method == "full"
+        holders = {buffer.name.rpartition(".")[0] for buffer in self.architecture.buffers}
         for parameter_ in self.architecture.parameters:
             name, shape = parameter_.name, parameter_.shape
             paper.enter_layer(layer_of(name))
+            for holder in sorted(_parents(parameter_.module) & holders):
+                self._load_buffers(holder)
             if parameter_.role == "head":
                 self._load_buffers()
             module, _, leaf = name.rpartition(".")
@@ -100,7 +104,7 @@ class PaperModel:
                     paper, name, shape, job.dtype, KIND_OF_DTYPE[job.dtype], trainable=trained
                 )
             if parameter_.role in ("embedding", "router"):
-                self._load_buffers(f"{module}.")
+                self._load_buffers(module)
         paper.enter_layer(None)
         self._load_buffers()
 
@@ -109,10 +113,14 @@ class PaperModel:
             return Weight8bit(self.paper, name, shape, self.job)
         return Weight4bit(self.paper, name, shape, self.job, shares_tables=not self.packed)
 
-    def _load_buffers(self, of: str = "") -> None:
-        """Those of the embedding and of routers follow the weight, the decoder's stand before the head's weight."""
+    def _load_buffers(self, of: str | None = None) -> None:
+        """Those of one module, or all that are not there yet.
+
+        Those of the embedding and of routers follow the weight, those of a module that holds others stand before their
+        parameters, and the decoder's before the head's weight.
+        """
         for name, shape, dtype, _ in self.architecture.buffers:
-            if not name.startswith(of):
+            if of is not None and name.rpartition(".")[0] != of:
                 continue
             if self.paper.older.one_rotary_buffer and name.endswith(".original_inv_freq"):
                 continue
@@ -239,8 +247,10 @@ class PaperModel:
             linears_of=self.linears,
             fused=self._fused,
         )
-        decoder, head, loss, others = build_family(parts)
-        return Program(decoder, head, loss, [] if others is None else others, self._trainable(), self._exempt())
+        decoder, head, loss, others, slices_hidden = build_family(parts)
+        return Program(
+            decoder, head, loss, [] if others is None else others, slices_hidden, self._trainable(), self._exempt()
+        )  # fmt: skip
 
     def _exempt(self) -> Exempt:
         embeddings, norms = (
@@ -298,6 +308,12 @@ def _scaling(weight: PaperTensor, adapter: Adapter, job: Job) -> float:
     rank = adapter.a.shape[0] // n_experts
     alpha = job.alpha * rank / job.rank
     return alpha / (sqrt(rank) if job.rslora else rank)
+
+
+def _parents(module: str) -> set[str]:
+    """The modules that a module lies in."""
+    words = module.split(".")
+    return {".".join(words[:n]) for n in range(1, len(words))}
 
 
 def _by_layer(modules: Iterable[str]) -> dict[int | None, list[str]]:

@@ -82,6 +82,13 @@ def transpose(x: PaperTensor) -> PaperTensor:
     return PaperTensor((columns, rows), x.dtype, x.storage, node, base=x, swapped=x.swapped)
 
 
+def expanded(x: PaperTensor, n_heads: int) -> PaperTensor:
+    """``x.expand(-1, n_heads, -1, -1)`` of a single head: no memory; backward sums over the heads."""
+    b, _, s, d = x_shape = x.shape
+    node = record(x.paper, "expand", [x], lambda g, _: (empty(g.paper, x_shape, g.dtype),))
+    return PaperTensor((b, n_heads, s, d), x.dtype, x.storage, node, base=x)
+
+
 def contiguous(x: PaperTensor) -> PaperTensor:
     """``x.contiguous()`` of a tensor whose dimensions are swapped: a copy; nothing is saved."""
     return empty(x.paper, x.shape, x.dtype, record(x.paper, "contiguous", [x], lambda g, _: (g,)))
@@ -134,6 +141,12 @@ def add_scalar(x: PaperTensor) -> PaperTensor:
 def scale(x: PaperTensor) -> PaperTensor:
     """``x * c``: the result; backward makes one of the same size.  Nothing is saved."""
     return like(x, record(x.paper, "mul scalar", [x], lambda g, _: (_gradient(g),)))
+
+
+def scale_in_place(x: PaperTensor) -> PaperTensor:
+    """``x *= c`` or ``x /= c``: no memory; backward makes a gradient.  Nothing is saved."""
+    node = record(x.paper, "mul_", [x], lambda g, _: (like(g),))
+    return PaperTensor(x.shape, x.dtype, x.storage, node, swapped=x.swapped)
 
 
 def negate(x: PaperTensor) -> PaperTensor:
@@ -326,7 +339,7 @@ def linear(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
 
 def fold(x: PaperTensor) -> PaperTensor:
     """``[b, h, s, d]`` as ``[b * h, s, d]`` for ``bmm``: swapped or expanded heads are copied if b is above 1."""
-    is_expanded = x.storage.n_bytes < x.numel * DTYPE_BYTES[x.dtype]
+    is_expanded = x.base is not None and x.base.numel < x.numel
     if not (x.swapped or is_expanded) or x.shape[0] == 1:
         return x
     return empty(x.paper, x.shape, x.dtype, record(x.paper, "reshape", [x], lambda g, _: (g,)))

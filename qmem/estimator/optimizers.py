@@ -116,9 +116,11 @@ class PaperOptimizer:
     def clip_gradients(self) -> None:
         """``clip_grad_norm_``: one norm a gradient, dtype by dtype, and the norm of these.
 
-        Gradients are scaled in place.
+        Gradients are scaled in place.  The Trainer lets go of the last step's norm first.
         """
         paper, outer = self.paper, self.paper.role
+        if not paper.older.keeps_norm:
+            self.norm = None
         paper.role, paper.rule = _TEMPORARY, "gradient norm"
         norms: list[PaperTensor | None] = []
         groups = _by_dtype(self.trainable)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from qmem.architecture import AdapterPlan, Architecture
 from qmem.catalogue.stacks import StackFacts
 from qmem.estimator.fused_head import Head, Scores, fused_head, sft_loss
-from qmem.estimator.loss import divided, scaled_in_place
+from qmem.estimator.loss import divided
 from qmem.estimator.loss_scaling import GradScaler
 from qmem.estimator.model import PaperModel, Program
-from qmem.estimator.operations import to, use_cublas
+from qmem.estimator.operations import scale_in_place, to, use_cublas
 from qmem.estimator.optimizers import PaperOptimizer
 from qmem.estimator.paper import Gpu, Paper, PaperTensor, Region, Role, empty
 from qmem.estimator.slicing import taken_whole
@@ -123,11 +123,12 @@ class _Loop:
             self._plain_step(step)
 
     def _trainer_step(self, step: int) -> None:
-        """``_inner_training_loop``: a micro-step's loss dies when ``training_step`` returns."""
+        """``_inner_training_loop``: a micro-step's loss lives until the next one's ``training_step`` has returned."""
         self._fetch()
         for micro_step in range(1, self.micro_steps + 1):
             if micro_step > 1:
                 self.paper.begin_phase("forward", step, micro_step)
+                self._drop_older_loss()
             self._training_step(self.batches[micro_step - 1], step, micro_step)
         self._optimizer_step(step)
 
@@ -137,12 +138,16 @@ class _Loop:
         self.paper.begin_phase("backward", step, micro_step)
         self._run_trainers_backward(divided(loss))
         self.paper.enter_layer(None)
-        self.scalars[2:] = [loss.detached()]
+        self.scalars.append(loss.detached())
+
+    def _drop_older_loss(self) -> None:
+        """``tr_loss_step = self.training_step(...)``: the last loss takes the place of the one before."""
+        self.scalars[2:-1] = []
 
     def _loss(self, batch: Batch, at: tuple[int, int]) -> PaperTensor:
         """``compute_loss``, which multiplies by the number of processes in the end: transformers does it in place."""
         if self.fused is None:
-            return scaled_in_place(_forward(self, batch, at))
+            return scale_in_place(_forward(self, batch, at))
         return sft_loss(_scores(self, self.fused, batch, at))
 
     def _run_trainers_backward(self, loss: PaperTensor) -> None:
@@ -199,6 +204,7 @@ class _Loop:
 
     def _optimizer_step(self, step: int) -> None:
         self.paper.begin_phase("optimizer step", step)
+        self._drop_older_loss()
         if self.scaler:
             self.scaler.unscale()
         # The Trainer takes the norm, to log it, even where it does not clip.
@@ -233,7 +239,7 @@ def _forward(loop: _Loop, batch: Batch, at: tuple[int, int]) -> PaperTensor:
     paper, facts = loop.paper, loop.facts
     hidden_states = _decode(loop, batch, at)
     paper.role = _HEAD
-    logits = loop.program.head(taken_whole(hidden_states, 3))
+    logits = loop.program.head(taken_whole(hidden_states, 3 if loop.program.slices_hidden else 0))
     paper.role = _LOSS
     loss = loop.program.loss(logits, batch.labels, token_mean=facts.token_mean)
     del hidden_states

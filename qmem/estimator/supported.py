@@ -8,7 +8,7 @@ from qmem.errors import UnsupportedError
 from qmem.estimator.paper import NEWEST
 from qmem.job import Job
 
-UNDER_OLDER_LIBRARIES = ("llama", "mistral", "qwen2")
+UNDER_OLDER_LIBRARIES = ("gpt_bigcode", "llama", "mistral", "qwen2")
 """Families whose step was compared with recordings under older libraries too."""
 
 

@@ -151,6 +151,19 @@ def run_engine(root: Node, grad: PaperTensor) -> None:
     paper.grad_enabled = outer
 
 
+def run_engine_from_all(results: Sequence[PaperTensor], grads: Sequence[PaperTensor]) -> None:
+    """The same from several results of a function, which get their gradients from one root (``GraphRoot``)."""
+    first = results[0].node
+    assert first is not None, "a result that requires a gradient"
+    if len(results) == 1:
+        run_engine(first, grads[0])
+        return
+    root = Node(results[0].paper, "graph root", lambda _g, _: tuple(grads))
+    root.edges = [_edge(result) for result in results]
+    run_engine(root, grads[0])
+    first.graph, root.graph = [node for node in root.graph if node is not first], []
+
+
 class _Engine:
     """Ready nodes by youngest sequence number, and the gradients that wait for each node."""
 

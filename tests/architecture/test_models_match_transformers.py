@@ -84,6 +84,7 @@ def test_a_small_config_of_every_family_is_described_as_transformers_builds_it(f
         ("phi3", {"partial_rotary_factor": 0.75, "tie_word_embeddings": True, "num_key_value_heads": 2}),
         ("gpt2", {"n_inner": 80, "tie_word_embeddings": False}),
         ("gpt_bigcode", {"multi_query": False, "n_inner": 80, "tie_word_embeddings": False}),
+        ("gptj", {"n_inner": 80, "rotary_dim": 16, "tie_word_embeddings": True}),
         ("gpt_neox", {"attention_bias": False, "rotary_pct": 1.0, "tie_word_embeddings": True}),
         ("opt", {"word_embed_proj_dim": None, "do_layer_norm_before": False, "enable_bias": False}),
         ("opt", {"_remove_final_layer_norm": True, "layer_norm_elementwise_affine": False}),
@@ -113,7 +114,7 @@ def test_the_options_of_a_family_change_the_tensors_as_in_transformers(family, c
 
 def test_only_the_gemma_embedding_scale_has_the_dtype_of_the_model(family):
     torch = pytest.importorskip("torch")
-    names = {torch.float32: "fp32", torch.int64: "int64", torch.bfloat16: "model"}
+    names = {torch.float32: "fp32", torch.int64: "int64", torch.bool: "bool", torch.bfloat16: "model"}
     model = build_meta_model({**small_config(family), "torch_dtype": "bfloat16"})
     real = [(name, names[buffer.dtype]) for name, buffer in model.named_buffers()]
     assert real == [(buffer.name, buffer.dtype) for buffer in describe(small_config(family)).buffers]

@@ -20,10 +20,13 @@ def configs(draw):
     width = 2 * heads * draw(st.integers(1, 9))
     inner, layers, vocab = draw(st.integers(1, 70)), draw(st.integers(1, 4)), draw(st.integers(2, 300))
     tied = draw(st.booleans())
-    if family in ("gpt2", "gpt_bigcode"):
+    if family in ("gpt2", "gpt_bigcode", "gptj"):
         return {"model_type": family, "n_embd": width, "n_head": heads, "n_layer": layers, "vocab_size": vocab,
                 "n_positions": draw(st.integers(1, 99)), "n_inner": inner, "tie_word_embeddings": tied,
-                "multi_query": draw(st.booleans())}  # fmt: skip
+                "multi_query": draw(st.booleans()), "rotary_dim": 2}  # fmt: skip
+    if family == "t5":  # its config class takes both its own names and the usual ones, and the last one wins
+        return {**small_config(family), "d_model": width, "d_ff": inner, "num_layers": layers, "num_heads": heads,
+                "vocab_size": vocab}  # fmt: skip
     return {**small_config(family), "hidden_size": width, "intermediate_size": inner, "ffn_dim": inner,
             "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
             "vocab_size": vocab, "attention_bias": draw(st.booleans()), "tie_word_embeddings": tied,

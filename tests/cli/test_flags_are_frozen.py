@@ -15,11 +15,14 @@ FROZEN = Path(__file__).with_name("flags.txt")
 def live_flags() -> list[str]:
     context = click.Context(app)
     commands = [("qmem", app), *((f"qmem {name}", app.get_command(context, name)) for name, _ in VERBS)]
-    return [
-        f"{path} {' '.join(param.opts + param.secondary_opts)}"
-        for path, command in commands
-        for param in command.get_params(context)
-    ]
+    return [flag for path, command in commands for flag in flags_of(path, command, context)]
+
+
+def flags_of(path: str, command: click.Command, context: click.Context) -> list[str]:
+    """The flags of a verb, and of the verbs below it."""
+    own = [f"{path} {' '.join(param.opts + param.secondary_opts)}" for param in command.get_params(context)]
+    below = command.commands.items() if isinstance(command, click.Group) and command is not app else ()
+    return [*own, *(flag for name, verb in below for flag in flags_of(f"{path} {name}", verb, context))]
 
 
 def test_verbs_and_flags_are_those_that_were_agreed() -> None:

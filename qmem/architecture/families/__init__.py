@@ -9,6 +9,7 @@ from qmem.architecture.families.gpt2 import gpt2
 from qmem.architecture.families.gpt_bigcode import gpt_bigcode
 from qmem.architecture.families.gpt_neox import gpt_neox
 from qmem.architecture.families.gpt_oss import gpt_oss
+from qmem.architecture.families.gptj import gptj
 from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
 from qmem.architecture.families.mixture import mixtral, qwen2_moe, qwen3_moe
 from qmem.architecture.families.opt import opt
@@ -54,6 +55,7 @@ DENSE: dict[str, Callable[[Fields], Outline]] = {
     "roberta": roberta,
     "t5": t5,
     "gpt_bigcode": gpt_bigcode,
+    "gptj": gptj,
 }
 """Families without experts by ``model_type``."""
 

@@ -1,19 +1,31 @@
 """The step of a Falcon, line by line: one projection for queries, keys and values, keys shared by heads.
 
+Positions are rotary, or linear biases (ALiBi) that the mask takes in.
 Its own call of sdpa gets a mask always.  Source: transformers 5.23.0 ``models/falcon/modeling_falcon.py``.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from qmem.errors import UnsupportedError
 from qmem.estimator.activations import Activation, activation
-from qmem.estimator.attention import torch_sdpa
+from qmem.estimator.alibi import alibi_biases, alibi_mask
+from qmem.estimator.attention import repeat_kv, softmax, torch_sdpa
 from qmem.estimator.checkpointing import Checkpoint
 from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.masks import causal_mask, position_ids
-from qmem.estimator.operations import add, add_in_place, dropped, swap_heads, view
-from qmem.estimator.paper import Module, Paper, PaperTensor, Role
+from qmem.estimator.operations import (
+    add,
+    add_in_place,
+    batched_matmul,
+    cast_for_matmul,
+    contiguous,
+    dropped,
+    scale_in_place,
+    swap_heads,
+    to,
+    view,
+)
+from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
 from qmem.estimator.rotary import apply_rotary, rotary_tables
 from qmem.estimator.slicing import broadcast_heads, heads, one_head, picked_head
 from qmem.ledger import Kind
@@ -30,6 +42,7 @@ class FalconOptions(NamedTuple):
         grouped: the new decoder architecture: keys and values by groups of heads.
         parallel: attention and MLP both start from the layer's input.
         norms: the norms of a layer by their names.
+        alibi: positions are linear biases.
         attention_dropout, hidden_dropout: probabilities.
     """
 
@@ -39,18 +52,16 @@ class FalconOptions(NamedTuple):
     grouped: bool
     parallel: bool
     norms: tuple[str, ...]
+    alibi: bool
     attention_dropout: float
     hidden_dropout: float
     activation: Activation
+    attention: str
 
 
 def build(parts: Parts) -> CausalLM:
-    """A Falcon with rotary positions, under sdpa."""
+    """A Falcon."""
     config = parts.config
-    if config["alibi"]:
-        raise UnsupportedError("the step of a Falcon with ALiBi is not modelled yet")
-    if parts.attention != "sdpa":
-        raise UnsupportedError("eager attention of a Falcon is not modelled yet", hint="use --attention sdpa")
     n_heads, grouped = config["num_attention_heads"], config["new_decoder_architecture"]
     shared = config["multi_query"] and not grouped
     of = FalconOptions(
@@ -60,9 +71,11 @@ def build(parts: Parts) -> CausalLM:
         grouped=grouped,
         parallel=config["parallel_attn"],
         norms=_norm_names(parts),
+        alibi=config["alibi"],
         attention_dropout=config["attention_dropout"],
         hidden_dropout=config["hidden_dropout"],
         activation=activation(config["activation"]),
+        attention=parts.attention,
     )
     layers = [Layer(parts.paper, of, _layer_modules(parts, of, index)) for index in range(parts.n_layers)]
     return CausalLM(Decoder(parts, of, layers), parts.head())
@@ -80,7 +93,7 @@ def _layer_modules(parts: Parts, of: FalconOptions, index: int) -> dict[str, Mod
 
 
 class Attention(Module):
-    """``FalconAttention`` under sdpa, without ALiBi: its dropout does not run there."""
+    """``FalconAttention``: its dropout runs with ALiBi only."""
 
     def __init__(self, paper: Paper, of: FalconOptions, modules: Mapping[str, Module]) -> None:
         super().__init__(paper, Role(Kind.INTERMEDIATE, "self_attention"))
@@ -88,20 +101,52 @@ class Attention(Module):
         self.query_key_value, self.dense = modules["self_attention.query_key_value"], modules["self_attention.dense"]
 
     def forward(
-        self, hidden_states: PaperTensor, cos: PaperTensor, sin: PaperTensor, mask: PaperTensor | None
-    ) -> PaperTensor:
-        """Project, rotate, attend, project."""
+        self,
+        hidden_states: PaperTensor,
+        cos: PaperTensor,
+        sin: PaperTensor,
+        mask: PaperTensor,
+        alibi: PaperTensor | None,
+    ) -> tuple[PaperTensor, PaperTensor | None]:
+        """Project, rotate, attend, project.  Eager attention also returns its weights."""
         fused_qkv = self.query_key_value(hidden_states)
         query_layer, key_layer, value_layer = self._split_heads(fused_qkv)
-        b, s, n_heads, head_dim = query_layer.shape
         query_layer = _heads_first(query_layer)
         key_layer = _heads_first(key_layer)
         value_layer = _heads_first(value_layer)
-        query_layer, key_layer = apply_rotary(query_layer, key_layer, cos, sin)
-        attn_output = torch_sdpa(query_layer, key_layer, value_layer, mask)
-        attn_output = view(swap_heads(attn_output), (b, s, n_heads * head_dim))
-        dense: PaperTensor = self.dense(attn_output)
-        return dense
+        if alibi is None:
+            query_layer, key_layer = apply_rotary(query_layer, key_layer, cos, sin)
+        if self.of.attention == "eager":
+            return self._eager(query_layer, key_layer, value_layer, mask, alibi, hidden_states.dtype)
+        drop = 0.0 if alibi is None else self.of.attention_dropout
+        attn_output = torch_sdpa(query_layer, key_layer, value_layer, mask, drop=drop)
+        attn_output = _merged(attn_output)
+        attn_output = self.dense(attn_output)
+        return attn_output, None
+
+    def _eager(
+        self,
+        q: PaperTensor,
+        k: PaperTensor,
+        v: PaperTensor,
+        mask: PaperTensor,
+        alibi: PaperTensor | None,
+        dtype: str,
+    ) -> tuple[PaperTensor, PaperTensor]:
+        """The weights in the dtype of what the projection got; with ALiBi all that leads to them lives on."""
+        if alibi is None:
+            attention_scores = scale_in_place(_product(q, k, transpose_b=True))
+            attention_probs = attention_scores = _softmax_in(add(attention_scores, mask), dtype)
+        else:
+            matmul_result = _product(q, k, transpose_b=True)
+            attention_scores = to(matmul_result, "fp32")
+            attention_logits = scale_in_place(add(attention_scores, alibi))
+            attention_probs = _softmax_in(add(attention_logits, mask), dtype)
+            attention_probs = dropped(attention_probs, self.of.attention_dropout)
+        attn_output = _product(attention_probs, v, transpose_b=False)
+        attn_output = _merged(attn_output)
+        attn_output = self.dense(attn_output)
+        return attn_output, attention_probs
 
     def _split_heads(self, fused_qkv: PaperTensor) -> Heads:
         """Queries, keys and values are parts of one tensor; groups of queries are copied beside their keys."""
@@ -123,6 +168,26 @@ def _grouped(qkv: PaperTensor, group: int) -> Heads:
     value = picked_head(qkv)
     query, key, value = (broadcast_heads(x, group) for x in (query, key, value))
     return query, key, value
+
+
+def _softmax_in(x: PaperTensor, dtype: str) -> PaperTensor:
+    """``F.softmax(x, dtype=dtype)``, which holds ``x`` until it returns."""
+    return softmax(to(x, dtype))
+
+
+def _product(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> PaperTensor:
+    """``a @ b``, where a single head of ``b`` may serve all: it is expanded after autocast's casts, which live on."""
+    b = cast_for_matmul(b)
+    a = cast_for_matmul(a)
+    return batched_matmul(a, repeat_kv(b, a.shape[1]), transpose_b=transpose_b)
+
+
+def _merged(attn_output: PaperTensor) -> PaperTensor:
+    """Heads side by side: a copy where they lie one after the other."""
+    b, n_heads, s, head_dim = attn_output.shape
+    attn_output = swap_heads(attn_output)
+    attn_output = contiguous(attn_output) if attn_output.swapped else attn_output
+    return view(attn_output, (b, s, n_heads * head_dim))
 
 
 def _heads_first(x: PaperTensor) -> PaperTensor:
@@ -160,9 +225,10 @@ class Layer(Module):
         hidden_states: PaperTensor,
         cos: PaperTensor,
         sin: PaperTensor,
-        mask: PaperTensor | None,
+        mask: PaperTensor,
         _positions: PaperTensor,
-    ) -> PaperTensor:
+        alibi: PaperTensor | None,
+    ) -> tuple[PaperTensor, PaperTensor | None]:
         """Attention and MLP, side by side (with a norm each, or one for both) or one after the other."""
         of, norms = self.of, self.norms
         residual = hidden_states
@@ -171,7 +237,7 @@ class Layer(Module):
             mlp_layernorm_out = norms["ln_mlp"](hidden_states)
         else:
             attention_layernorm_out = norms["input_layernorm"](hidden_states)
-        attention_output = self.self_attention(attention_layernorm_out, cos, sin, mask)
+        attention_output, attn_weights = self.self_attention(attention_layernorm_out, cos, sin, mask, alibi)
         if not of.parallel:
             residual = _dropout_add(attention_output, residual, of.attention_dropout)
             mlp_layernorm_out = norms["post_attention_layernorm"](residual)
@@ -181,7 +247,7 @@ class Layer(Module):
         if of.parallel:
             mlp_output = add_in_place(mlp_output, attention_output)
         output = _dropout_add(mlp_output, residual, of.hidden_dropout)
-        return output  # noqa: RET504 - the local lives to the end of the frame, as in transformers
+        return output, attn_weights
 
 
 def _dropout_add(x: PaperTensor, residual: PaperTensor, probability: float) -> PaperTensor:
@@ -201,21 +267,31 @@ class Decoder(Module):
         self.checkpoint: Checkpoint | None = parts.checkpoint
 
     def forward(self, input_ids: PaperTensor) -> PaperTensor:
-        """The last hidden state.  ``inputs_embeds`` is a local and lives until this returns."""
+        """The last hidden state.  The weights of a layer live until the next's are there."""
         paper = self.paper
         inputs_embeds = self.word_embeddings(input_ids)
         b, s, _ = inputs_embeds.shape
-        positions = position_ids(paper, s)
         dtype = inputs_embeds.dtype
-        mask = causal_mask(paper, b, s, dtype, attention="sdpa", knows_positions=False, always=True)
+        alibi = None
+        if self.of.alibi:
+            paper.rule = "given mask"
+            attention_mask = paper.attention_mask or empty(paper, (b, s), "int64")
+            alibi = alibi_biases(attention_mask, self.of.n_heads, dtype)
+        positions = position_ids(paper, s)
+        mask = causal_mask(paper, b, s, dtype, attention=self.of.attention, knows_positions=False, always=True)
+        assert mask is not None, "a Falcon asks for a mask always"
+        if alibi is not None:
+            mask = alibi_mask(mask, alibi)
         hidden_states = inputs_embeds
         cos, sin = rotary_tables(paper, s, self.of.head_dim, dtype)
         for index, layer in enumerate(self.layers):
             paper.enter_layer(index)
+            outputs: tuple[PaperTensor, PaperTensor | None]
             if self.checkpoint:
-                hidden_states = self.checkpoint(layer, hidden_states, cos, sin, mask, positions)
+                outputs = self.checkpoint(layer, hidden_states, cos, sin, mask, positions, alibi)
             else:
-                hidden_states = layer(hidden_states, cos, sin, mask, positions)
+                outputs = layer(hidden_states, cos, sin, mask, positions, alibi)
+            hidden_states = outputs[0]
         paper.enter_layer(None)
         last_hidden_state: PaperTensor = self.ln_f(hidden_states)
         return last_hidden_state

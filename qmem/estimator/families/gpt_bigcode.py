@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 from qmem.estimator.attention import attend
 from qmem.estimator.checkpointing import Checkpoint
+from qmem.estimator.families import gpt_bigcode_older
 from qmem.estimator.families.gpt2 import Block, GPT2Options, block_modules, options
 from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.masks import causal_mask, position_ids
 from qmem.estimator.operations import add, dropped, swap_heads, view
-from qmem.estimator.paper import Module, Paper, PaperTensor, Role
+from qmem.estimator.paper import NEWEST, Module, Paper, PaperTensor, Role
 from qmem.estimator.slicing import split
 from qmem.ledger import Kind
 
@@ -22,6 +23,8 @@ Heads = tuple[PaperTensor, PaperTensor, PaperTensor]
 
 def build(parts: Parts) -> CausalLM:
     """A GPTBigCode."""
+    if parts.paper.older != NEWEST:
+        return gpt_bigcode_older.build(parts)
     of = options(parts)
     blocks = [_block(parts, of, index) for index in range(parts.n_layers)]
     return CausalLM(Decoder(parts, of, blocks), parts.head())
@@ -57,8 +60,8 @@ class Attention(Module):
         n_heads = self.of.n_heads
         b, s, width = hidden_states.shape
         head_dim = width // n_heads
-        fused = view(self.c_attn(hidden_states), (b, 1, s, width + 2 * head_dim))
-        query, key, value = split(fused, (width, head_dim, head_dim))
+        query, key, value = split(self.c_attn(hidden_states), (width, head_dim, head_dim))
+        key, value = (view(x, (b, 1, s, head_dim)) for x in (key, value))
         query = swap_heads(view(query, (b, s, n_heads, head_dim)))
         return query, key, value
 
@@ -94,7 +97,10 @@ class Decoder(Module):
         hidden_states = dropped(hidden_states, of.embd_pdrop)
         for index, block in enumerate(self.blocks):
             paper.enter_layer(index)
-            hidden_states = self.checkpoint(block, hidden_states, mask) if self.checkpoint else block(hidden_states, mask)
+            if self.checkpoint:
+                hidden_states = self.checkpoint(block, hidden_states, mask)
+            else:
+                hidden_states = block(hidden_states, mask)
         paper.enter_layer(None)
         hidden_states = self.ln_f(hidden_states)
         return view(hidden_states, (b, s, width))

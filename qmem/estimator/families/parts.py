@@ -24,12 +24,14 @@ class CausalLM(NamedTuple):
         head: the last hidden state in, logits out, with all that the family does to them.
         loss: logits and labels in, the loss out.
         others: what else the model returns with its logits; its forward fills the list.
+        slices_hidden: the model can take the last positions before its head, and slices where it takes all.
     """
 
     decoder: Module
     head: Module
     loss: Loss = causal_lm_loss
     others: list[PaperTensor] | None = None
+    slices_hidden: bool = True
 
 
 class Parts(NamedTuple):

@@ -115,7 +115,7 @@ class MemoryComparison:
         if self._grown and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """What grew, a line each."""
         if self._grown:
             terminalreporter.section("qmem: memory grew since the stored benchmarks")

@@ -40,7 +40,7 @@ def watched_ledger(watched: Watched, told: Told) -> Ledger:
     spans = spans_of(told)
     kept = kept_blocks(spans, told)
     residents = [*residents_of(spans, told), *items_of_kept(kept, told)]
-    born = {block: since.closed.place.step for block, since in kept}
+    born = {one.block: one.since.closed.place.step for one in kept}
     matches = matches_of(told, spans, residents, born)
     books = Books([*residents, *(item for match in matches for item in transients_of(match))])
     books.balance(spans, matches)

@@ -1,7 +1,7 @@
 """The phantom's readback guard around a watched run, and what a watched run may declare to it.
 
-The roots of a backward are losses: a healthy run's are numbers, and which ones changes no shape.  So is the norm that
-clipping returns.  Both are what loops read back to log.
+The roots of a backward are losses: a healthy run's are numbers, and which ones changes no shape.  So are the loss that
+a model returns and the norm that clipping returns.  They are what loops read back to log.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,11 @@ from typing import Any
 
 from qmem.profiler.protocol import Guarded
 
-LOSS = "the loss that a backward begins from: it is logged, and looked at whether it is a number"
+LOSS = "the loss that a model returns or a backward begins from: it is logged, and looked at whether it is a number"
 NORM = "the gradient norm: it is logged, and looked at whether it is a number"
+
+RUNNING_LOSS = ("transformers/trainer.py", "the running loss", ("_maybe_log_save_evaluate", "_finalize_training"))
+"""Where the Trainer reads what it made before its callbacks are called (transformers 5.23.0): to log it."""
 
 
 class Guarding:
@@ -25,7 +28,8 @@ class Guarding:
         """Watch from here on, unless somebody does already."""
         from qmem.phantom import guard  # noqa: PLC0415
 
-        self.verdict = guard.current() or self._leave.enter_context(guard.watching())
+        trainers = [guard.Consumer(RUNNING_LOSS[0], function, RUNNING_LOSS[1]) for function in RUNNING_LOSS[2]]
+        self.verdict = guard.current() or self._leave.enter_context(guard.watching((*guard.LOGGED, *trainers)))
         self._leave.callback(_on_clipping(self._declare_norm))
 
     def follow(self, model: Any) -> None:
@@ -36,6 +40,7 @@ class Guarding:
         from qmem.profiler.routing import assume_balanced_routing  # noqa: PLC0415
 
         if self.verdict is not None:
+            self._leave.callback(model.register_forward_hook(self._declare_returned).remove)
             assume_balanced_routing(model, self.verdict)
             if "bitsandbytes" in sys.modules:
                 assume_no_outliers(self.verdict)
@@ -53,6 +58,11 @@ class Guarding:
     def stop(self) -> None:
         """Watch no more; the verdict stands."""
         self._leave.close()
+
+    def _declare_returned(self, _: Any, __: Any, output: Any) -> None:
+        loss = getattr(output, "loss", None)
+        if loss is not None:
+            self._declare(loss, LOSS)
 
     def _declare_norm(self, norm: Any) -> None:
         self._declare(norm, NORM)

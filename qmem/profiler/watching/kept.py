@@ -20,10 +20,11 @@ SINCE_BEFORE = "there before the first step"
 
 
 class KeptBlock(NamedTuple):
-    """A block, and the span of the step that made it at whose end it counts as a resident."""
+    """A block, the end of the step that made it, since when it counts as a resident, and when it went."""
 
     block: Block
     since: Span
+    dies: Moment | None
 
 
 def name_kept(recording: Recording) -> None:
@@ -42,24 +43,33 @@ def kept_blocks(spans: list[Span], told: Told) -> tuple[KeptBlock, ...]:
     looked = [span for span in spans if span.closed.looked]
     ends = {span.closed.place.step: span for span in looked if not span.closed.unfinished}
     found: dict[Block, Span] = {}
-    survivors = {block for block in looked[-1].closed.unnamed if block.address not in known} if looked else set()
-    for span in reversed(looked):
+    survivors = {block for block in _last_in_step(looked).closed.unnamed if block.address not in known}
+    for span in reversed(looked[: looked.index(_last_in_step(looked))]):
         survivors &= set(span.closed.unnamed)
         if ends.get(span.closed.place.step) is span:
             found.update(dict.fromkeys(survivors, span))
-    return tuple(KeptBlock(block, since) for block, since in found.items())
+    there = set(spans[-1].closed.unnamed)
+    gone = spans[-1].moment(spans[-1].first)
+    return tuple(KeptBlock(block, since, None if block in there else gone) for block, since in found.items())
+
+
+def _last_in_step(looked: list[Span]) -> Span:
+    """The last closing inside a step: where the last step closes, a program that ended has let everything go."""
+    *_, before, last = [looked[0], *looked]
+    is_end = last.closed.place.phase == "optimizer step" and before.closed.place.step == last.closed.place.step
+    return before if is_end else last
 
 
 def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:
     """The kept blocks as residents; those of a step and a size are one item."""
-    groups: dict[tuple[Moment, int, int], int] = {}
-    for block, since in kept:
-        key = (since.closing, block.n_bytes, block.block_bytes)
+    groups: dict[tuple[Moment, Moment | None, int, int], int] = {}
+    for block, since, dies in kept:
+        key = (since.closing, dies, block.n_bytes, block.block_bytes)
         groups[key] = groups.get(key, 0) + 1
-    for (moment, n_bytes, block_bytes), count in groups.items():
+    for (moment, dies, n_bytes, block_bytes), count in groups.items():
         owner = SINCE_BEFORE if moment.step == 0 else f"{KEPT}{_made_at(n_bytes, told)}"
         holding = Holding(owner, Kind.UNEXPLAINED, "gpu", n_bytes * count, count, "", block_bytes * count)
-        yield from items_of(holding, moment, None)
+        yield from items_of(holding, moment, dies)
 
 
 def _made_at(n_bytes: int, told: Told) -> str:

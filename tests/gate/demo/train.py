@@ -1,5 +1,6 @@
 """QLoRA on a model of the shape of Qwen2-1.5B (its layers cut to a few), in a bare loop."""
 
+import sys
 from types import MethodType
 
 import bitsandbytes
@@ -18,19 +19,19 @@ SHAPE = {
 CHUNK = 256
 
 
-def build_model():
+def build_model(rank):
     config = AutoConfig.for_model("qwen2", num_hidden_layers=settings.LAYERS, **SHAPE)
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     quantize_layers(model.model.layers)
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     model.lm_head.to(getattr(torch, settings.HEAD_DTYPE))
     if settings.CHECKPOINTING:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     if settings.FUSED_LOSS:
         model.forward = MethodType(fused_forward, model)
-    return get_peft_model(model, LoraConfig(r=settings.RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
 def quantize_layers(layers):
@@ -41,9 +42,8 @@ def quantize_layers(layers):
 
 
 def quantized(linear):
-    made = bitsandbytes.nn.Linear4bit(
-        linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=torch.bfloat16, device="meta"
-    )
+    shape, has_bias = (linear.in_features, linear.out_features), linear.bias is not None
+    made = bitsandbytes.nn.Linear4bit(*shape, bias=has_bias, compute_dtype=torch.bfloat16, device="meta")
     made.weight = bitsandbytes.nn.Params4bit(linear.weight.data, requires_grad=False).to("cuda")
     made.bias = linear.bias
     return made
@@ -63,8 +63,8 @@ def chunk_loss(head, hidden, targets):
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def train():
-    model = build_model()
+def train(rank=settings.RANK):
+    model = build_model(rank)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adamw = bitsandbytes.optim.PagedAdamW32bit if settings.PAGED_OPTIMIZER else bitsandbytes.optim.AdamW32bit
@@ -78,7 +78,12 @@ def train():
         optimizer.zero_grad()
         if settings.KEEP_HISTORY:
             history.append(torch.empty(1024, 1024, dtype=torch.uint8, device="cuda"))
-        print(f"step {step}: loss {loss.item():.3f}")
+        sys.stdout.write(f"step {step}: loss {loss.item():.3f}\n")
+
+
+def train_wide():
+    """With adapters so wide that their optimizer state is paged: from 100,000 elements on."""
+    train(rank=16)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""The real Trainer with ``qmem.TrainerCallback``: trainer.py FOLDER CONFIG [detail] [first] [short]."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import TrainerCallback as Callback
+
+import qmem
+
+folder, config, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+
+
+class Seen(Callback):
+    """What a callback that reports would see."""
+
+    logs = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(dict(logs))
+
+
+class Tokens(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        ids = torch.arange(256)
+        return {"input_ids": ids, "labels": ids.clone()}
+
+
+class Hungry(Trainer):
+    """Asks for more than the card has in the third step's forward."""
+
+    def compute_loss(self, *arguments, **keywords):
+        if "short" in words and self.state.global_step == 2:
+            torch.empty(100 * 1024**3, dtype=torch.uint8, device="cuda")
+        return super().compute_loss(*arguments, **keywords)
+
+
+def main():
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config), dtype=torch.bfloat16)
+    model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    arguments = TrainingArguments(
+        str(folder / "output"), max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2, bf16=True,
+        logging_steps=2, report_to=[], disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    callback = qmem.TrainerCallback(path=folder / "run.json", detail="detail" in words)
+    trainer = Hungry(model=model, args=arguments, train_dataset=Tokens(), callbacks=[Seen(), callback])
+    if "first" in words:
+        callback.attach(trainer)
+    try:
+        trainer.train()
+    except torch.OutOfMemoryError:
+        pass
+    history = trainer.state.log_history
+    sys.stdout.write(json.dumps({"history": history, "seen": Seen.logs}) + "\n")
+
+
+main()
