@@ -39,8 +39,9 @@ class Older(msgspec.Struct, frozen=True):
         input_grads_for_reentrant: the k-bit preparation lets the input require a gradient for reentrant checkpointing
             alone (peft 0.13.2); the newest transformers does it whenever checkpointing is enabled.
         keeps_cache: the k-bit preparation does not empty the allocator's cache (peft 0.13.2 ``utils/other.py``).
-        decays_most_norms: the Trainer knows norms by their class alone, and of the families that are walked only that
-            of Llama (transformers 4.48.1 ``trainer.py`` ``get_decay_parameter_names``, ``ALL_LAYERNORM_LAYERS``).
+        decays_most_norms: the Trainer knows norms by their class alone, and of the families that are walked only those
+            of Llama and GPTBigCode (transformers 4.48.1 ``trainer.py`` ``get_decay_parameter_names``,
+            ``ALL_LAYERNORM_LAYERS``).
         keeps_norm: the Trainer holds the last step's gradient norm while it takes the next (transformers 4.48.1
             ``trainer.py`` ``_inner_training_loop``).
         state_block: elements that share one absmax of an 8-bit optimizer state, where not as in the newest

@@ -245,6 +245,8 @@ def _cudnn(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | N
 def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None, drop: float) -> PaperTensor:
     """The memory-efficient (cutlass) kernel: saves q, k, v, bias, output, log-sum-exp (rows rounded to 32), state.
 
+    Without a gradient there is no log-sum-exp.
+
     The state of the random numbers that it makes for dropout is on the host.
 
     Forward adds up the result of wide 16-bit heads in fp32.
@@ -277,10 +279,10 @@ def _efficient(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor
     node = record(paper, "memory-efficient attention", [q, k, v, bias], backward, (q, k, v, bias))
     state = () if drop else tuple(empty(paper, (), "int64") for _ in range(2))
     out = empty(paper, out_shape, q.dtype, node, swapped=True)
-    log_sum_exp = empty(paper, (b, h, -(-s // 32) * 32), "fp32")
+    log_sum_exp = None if node is None else empty(paper, (b, h, -(-s // 32) * 32), "fp32")
     accumulator = empty(paper, out_shape, "fp32") if q.dtype != "fp32" and d > RESULT_IN_REGISTERS else None
-    save_output(node, out, log_sum_exp, *state)
-    if node is not None:
+    if log_sum_exp is not None and node is not None:
+        save_output(node, out, log_sum_exp, *state)
         # Saved in one order, freed in another.
         q_, k_, v_, bias_, out_, log_sum_exp_, *state_ = node.saved
         node.saved = [*state_, out_, log_sum_exp_, v_, q_, k_, bias_]

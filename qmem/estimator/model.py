@@ -47,6 +47,10 @@ class Exempt(NamedTuple):
     norms: frozenset[str]
 
 
+NORMS_KNOWN_BEFORE = ("gpt_bigcode", "llama")
+"""Families whose norms are of a class in ``ALL_LAYERNORM_LAYERS`` of transformers 4.48.1: ``nn.LayerNorm``, Llama's."""
+
+
 class Program(NamedTuple):
     """What a training step runs: the decoder, the head, the loss, and the parameters that are trained, in order.
 
@@ -257,7 +261,7 @@ class PaperModel:
             frozenset(parameter_.name for parameter_ in self.architecture.parameters if parameter_.role in roles)
             for roles in (EMBEDDINGS, ("norm",))
         )
-        if self.paper.older.decays_most_norms and self.architecture.family != "llama":
+        if self.paper.older.decays_most_norms and self.architecture.family not in NORMS_KNOWN_BEFORE:
             norms = frozenset()
         saved = self.saved.get(self.architecture.embedding)
         return Exempt(embeddings if saved is None else embeddings | {saved.name}, norms)

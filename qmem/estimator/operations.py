@@ -317,15 +317,20 @@ def matmul(x: PaperTensor, weight: PaperTensor, bias: PaperTensor | None = None)
     saved = (x if weight.requires_grad else None, weight if x.requires_grad else None)
     node = record(x.paper, "matmul", [x, weight, bias], backward, saved)
     out = empty(x.paper, (*x_shape[:-1], weight_shape[0]), x.dtype, node)
-    use_cublas(x.paper)
     if has_bias and x.paper.older.lt_workspace:
         _use_cublas_lt(x.paper)
+    else:
+        use_cublas(x.paper)
     return out
 
 
 def _use_cublas_lt(paper: Paper) -> None:
-    """A product with a bias runs through cuBLASLt, in torch 2.4.1 with a workspace of its own, which goes at once."""
+    """A product with a bias runs through cuBLASLt, in torch 2.4.1 with a workspace of its own, which goes at once.
+
+    It asks for the handle, cuBLAS' own, when that workspace is there (``gemm_and_bias``).
+    """
     workspace = empty(paper, (LT_WORKSPACE_BYTES,), "uint8", kind=Kind.WORKSPACE)
+    use_cublas(paper)
     del workspace
 
 

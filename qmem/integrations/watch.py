@@ -58,10 +58,10 @@ class Watching:
         return self.watch.metrics()
 
     def finish(self, ended: Ended = "complete", message: str = "") -> None:
-        """End the watch and store the ledger."""
+        """End the watch and store the ledger; a watch of somebody else goes on."""
         if not self.is_own:
-            return
-        if ended == "out of memory":
+            self._store(self.watch.account(ended, message))
+        elif ended == "out of memory":
             self.leave_report(self.watch.finish(ended, message))
         else:
             self._store(self.watch.finish(ended, message))

@@ -33,6 +33,7 @@ class Recording:
         layer_inputs: addresses of the inputs of layers, by the tick at which they were passed.
         head_done: the ticks at which the backward of the head was over, one a micro-step.
         was_cut_off: memory ended in the last phase.
+        n_earlier: how many of the events came before it began.
     """
 
     def __init__(self, before: Mark, blocks: dict[int, Block]) -> None:
@@ -42,6 +43,12 @@ class Recording:
         self.layer_inputs: dict[int, list[int]] = {}
         self.head_done: list[int] = []
         self.was_cut_off = False
+        self.n_earlier = 0
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The allocations and frees, in order."""
+        return [entry for entry in self.history if entry["action"] in ("alloc", "free_completed")]
 
 
 class _Live(NamedTuple):
@@ -86,8 +93,10 @@ def by_address(named: list[Named]) -> dict[int, Named]:
 
 def replay(recording: Recording, workspaces: dict[int, Block], n_layers: int) -> tuple[TracedPhase, ...]:
     """Every phase of the traced step; ``workspaces`` are blocks that all closings count by name."""
-    live = {block.address: _Live(block.n_bytes, block.block_bytes) for block in recording.blocks.values()}
-    events = [entry for entry in recording.history if entry["action"] in ("alloc", "free_completed")]
+    earlier, events = recording.events[: recording.n_earlier], recording.events[recording.n_earlier :]
+    made = {entry["addr"]: entry for entry in earlier if entry["action"] == "alloc"}
+    # What is made between two steps is for the forward of the next one.
+    live = {at: _Live(*block[1:], made.get(at), "forward") for at, block in recording.blocks.items()}
     born = _births(workspaces, events, recording.before.tick)
     phases, first, start = [], 0, _with_workspaces(recording.before, born)
     for mark in recording.marks:

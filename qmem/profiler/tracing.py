@@ -27,15 +27,22 @@ class Tracer:
         self.meter = meter
         self.recording: Recording | None = None
         self._hooks: list[Any] = []
+        self._heard_from: int | None = None
+
+    def listen(self) -> None:
+        """Begin the history before the step does: what is made for the step is known then."""
+        self._heard_from = counts_of(memory_stats()).tick
+        _record()
 
     def start(self) -> None:
         """Begin to record; the meter hands its closings here from now on."""
-        import torch  # noqa: PLC0415
-
         before = Mark(Place(0, 1, "rest"), counts_of(memory_stats()).tick, by_address(self.meter.named()))
         self.recording = Recording(before, active_blocks())
         self.meter.closes = self._close
-        torch.cuda.memory._record_memory_history(context="alloc", stacks="all", max_entries=MAX_EVENTS)  # noqa: SLF001
+        if self._heard_from is None:
+            _record()
+        else:
+            self.recording.n_earlier = before.tick - self._heard_from
 
     def follow(self, model: Any, layers: list[Any], head: HeadPlace | None) -> None:
         """Have the model's modules, its decoder layers and its head tell what runs."""
@@ -46,12 +53,13 @@ class Tracer:
         ]
 
     def stop(self) -> None:
-        """End the recording and take the history of the current device."""
+        """End the recording, if one began, and take the history of the current device."""
         import torch  # noqa: PLC0415
 
-        assert self.recording is not None, "it was started"
-        traces = torch.cuda.memory._snapshot()["device_traces"]  # noqa: SLF001
+        traces = torch.cuda.memory._snapshot()["device_traces"] if self.recording else ()  # noqa: SLF001
         torch.cuda.memory._record_memory_history(enabled=None)  # noqa: SLF001
+        if self.recording is None:
+            return
         self.recording.history = traces[torch.cuda.current_device()]
         self.recording.was_cut_off = self.meter.was_cut_off
         self.meter.closes = None
@@ -83,6 +91,12 @@ class Tracer:
     def _note_head_done(self, _: Any) -> None:
         assert self.recording is not None, "it was started"
         self.recording.head_done.append(counts_of(memory_stats()).tick)
+
+
+def _record() -> None:
+    import torch  # noqa: PLC0415
+
+    torch.cuda.memory._record_memory_history(context="alloc", stacks="all", max_entries=MAX_EVENTS)  # noqa: SLF001
 
 
 def _module_hooks(model: Any) -> Iterator[Any]:

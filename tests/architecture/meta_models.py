@@ -34,6 +34,7 @@ _SMALL = {
     "gpt2": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "gpt_bigcode": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128},
     "gptj": {"vocab_size": 320, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128, "rotary_dim": 8},
+    "mpt": {"vocab_size": 320, "d_model": 64, "n_layers": 3, "n_heads": 4},
     "opt": {**SIZES, "ffn_dim": 96, "word_embed_proj_dim": 32},
     "falcon": {**SIZES, "bias": True},
     "gemma": {**SIZES, "head_dim": 32, "num_key_value_heads": 1},

@@ -85,6 +85,7 @@ def test_a_small_config_of_every_family_is_described_as_transformers_builds_it(f
         ("gpt2", {"n_inner": 80, "tie_word_embeddings": False}),
         ("gpt_bigcode", {"multi_query": False, "n_inner": 80, "tie_word_embeddings": False}),
         ("gptj", {"n_inner": 80, "rotary_dim": 16, "tie_word_embeddings": True}),
+        ("mpt", {"attn_config": {"clip_qkv": 6.0}, "expansion_ratio": 2, "tie_word_embeddings": False}),
         ("gpt_neox", {"attention_bias": False, "rotary_pct": 1.0, "tie_word_embeddings": True}),
         ("opt", {"word_embed_proj_dim": None, "do_layer_norm_before": False, "enable_bias": False}),
         ("opt", {"_remove_final_layer_norm": True, "layer_norm_elementwise_affine": False}),

@@ -27,6 +27,9 @@ def configs(draw):
     if family == "t5":  # its config class takes both its own names and the usual ones, and the last one wins
         return {**small_config(family), "d_model": width, "d_ff": inner, "num_layers": layers, "num_heads": heads,
                 "vocab_size": vocab}  # fmt: skip
+    if family == "mpt":  # the same
+        return {**small_config(family), "d_model": width, "n_layers": layers, "n_heads": heads, "vocab_size": vocab,
+                "tie_word_embeddings": tied}  # fmt: skip
     return {**small_config(family), "hidden_size": width, "intermediate_size": inner, "ffn_dim": inner,
             "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
             "vocab_size": vocab, "attention_bias": draw(st.booleans()), "tie_word_embeddings": tied,

@@ -22,15 +22,22 @@ torch.empty(1000, device="cuda")
 log = Log()
 meter = CountingMeter(log.take, DeviceCounters(), 0)
 times = []
-for step in range(1, 3001):
+for step in range(1, 2001):
     began = time.process_time_ns()
     for phase in ("forward", "backward", "optimizer step"):
         meter.enter(phase, step)
     times.append((time.process_time_ns() - began) / 1e9)
-print(json.dumps(sorted(times)[:2000]))
+print(json.dumps(times[-1000:]))
 """
 
 
+class Elapsed:
+    """A clock that is moved on by what another process measured."""
+
+    now = 0.0
+
+
+@pytest.mark.benchmark(timer=lambda: Elapsed.now)
 def test_reading_counters_takes_under_200_microseconds_a_step(benchmark: BenchmarkFixture) -> None:
     if not availability().can_run:
         pytest.skip(availability().why)
@@ -38,7 +45,9 @@ def test_reading_counters_takes_under_200_microseconds_a_step(benchmark: Benchma
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     times = iter(json.loads(done.stdout))
-    benchmark.extra_info["unit"] = "one step: forward, backward and optimizer step closed"
-    benchmark.pedantic(lambda: next(times), rounds=1)
-    fastest = json.loads(done.stdout)
-    assert fastest[len(fastest) // 2] < 200e-6
+
+    def step() -> None:
+        Elapsed.now += next(times)
+
+    benchmark.pedantic(step, rounds=1000)
+    assert benchmark.stats.stats.median < 200e-6

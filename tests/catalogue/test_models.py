@@ -10,8 +10,8 @@ from qmem.catalogue.config_file import REMOTE_CODE_TYPES
 from qmem.catalogue.models import names
 
 
-def test_the_catalogue_holds_188_models_each_with_a_source() -> None:
-    assert len({model.id for model in all_models()}) == 188
+def test_the_catalogue_holds_189_models_each_with_a_source() -> None:
+    assert len({model.id for model in all_models()}) == 189
     assert all(model.source for model in all_models())
 
 

@@ -13,6 +13,7 @@ OLDER = {"model": "Llama-3.2-1B", "seq": 512, "stack": "hf@transformers=4.48.1"}
     ("changes", "message"),
     [
         ({"model": "Qwen3-0.6B"}, "the step of qwen3 under hf@transformers=4.48.1"),
+        ({"model": "gpt2"}, "the step of gpt2 under"),
         ({"attention": "eager"}, "eager attention under hf@transformers=4.48.1"),
         ({"quant": "int8"}, "int8 under"),
         ({"dora": True}, "DoRA under"),

@@ -27,6 +27,13 @@ def test_only_eager_attention_can_cap_its_weights(tmp_path):
     assert estimate(Job(model=without_cap, seq=128)).peak.requested_bytes > 0
 
 
+@pytest.mark.parametrize(("model", "family"), [("gpt-j-6b", "gptj"), ("mpt-7b", "mpt")])
+def test_what_transformers_runs_only_eagerly_is_not_estimated_with_sdpa(model, family):
+    with pytest.raises(UnsupportedError, match=f"transformers does not run {family} with sdpa") as refused:
+        estimate(Job(model=model, seq=128))
+    assert refused.value.hint == "use --attention eager"
+
+
 def test_an_activation_that_is_not_walked_is_named(tmp_path):
     with pytest.raises(UnsupportedError, match="the activation 'mish' is not modelled yet"):
         estimate(Job(model=changed(tmp_path, "Llama-3.2-1B", hidden_act="mish"), seq=128))

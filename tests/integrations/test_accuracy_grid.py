@@ -12,6 +12,7 @@ from qmem.errors import UsageError
 from qmem.integrations.accuracy import writing
 from qmem.integrations.accuracy.__main__ import scored
 from qmem.integrations.accuracy.grid import Refused, read_grid, read_measured, store_measured
+from qmem.integrations.accuracy.published import EXPLAINED, score_published
 from qmem.integrations.accuracy.scoring import middle
 from qmem.ledger import Ledger
 
@@ -25,6 +26,8 @@ CLEAN = {
     "reserved": (0.005, 0.04),
     "grain": (0.005, 0.02),
 }
+PUBLISHED = (0.003, 0.02)
+PUBLISHED_ROWS = {f"fms-{number:03}" for number in (1, 5, 17, 21, 33, 57, 75, 79, 91)}
 ASSUMED = {"allocated": (0.01, 0.05)}
 MOST_TAINTED = 0.05
 SAME_PHASE = 0.98
@@ -38,6 +41,11 @@ def entries():
 @pytest.fixture(scope="module")
 def table(entries):
     return scored(entries, MEASURED)
+
+
+@pytest.fixture(scope="module")
+def published():
+    return score_published()
 
 
 def test_the_grid_covers_what_people_run(entries):
@@ -101,8 +109,21 @@ def test_few_jobs_are_tainted_and_all_are_listed(entries, table):
     assert len(rows) + len(listed) == len(entries)
 
 
-def test_the_report_is_current(table):
-    assert (ROOT / "reports" / "accuracy.md").read_text() == writing.report(*table)
+def test_the_report_is_current(table, published):
+    assert (ROOT / "reports" / "accuracy.md").read_text() == writing.report(*table, published)
+
+
+def test_published_peaks_of_a_real_card_are_met(published):
+    median, worst = PUBLISHED
+    assert {score.row.id for score in published} == PUBLISHED_ROWS
+    for errors in ([score.error for score in published], [score.quick_error for score in published]):
+        assert middle(errors) <= median
+        assert max(map(abs, errors)) <= worst
+
+
+def test_every_published_row_that_is_missed_says_why(published):
+    missed = [score for score in published if abs(score.error) > EXPLAINED]
+    assert [score.row.id for score in missed if not score.row.miss] == []
 
 
 def test_no_error_has_grown(table):

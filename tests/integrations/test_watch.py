@@ -20,13 +20,15 @@ MIB = 1024**2
 WEIGHTS = (1024 * 4096 + 4096 + 4096 * 1024 + 1024) * 4
 
 
-def on_phantom(script: str, *words: str) -> "subprocess.CompletedProcess[str]":
+def on_phantom(script: str, *words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     """A script of this folder on a simulated A100."""
     if not availability().can_run:
         pytest.skip(availability().why)
     command = [sys.executable, "-m", "qmem.phantom", "--gpu", "a100-80", "--", str(SCRIPTS / script), *words]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env=environment, cwd=cwd
+    )  # fmt: skip
 
 
 class Watched:
@@ -142,6 +144,18 @@ def test_out_of_memory_leaves_a_report_of_what_held_it_and_of_fragmentation(watc
     assert "Where memory ended, the optimizer step of step 1: the largest holdings" in page
     assert "2.weight" in page
     assert "run.md" in run.errors
+
+
+def test_the_example_of_the_readme_runs(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## In a training run")[2]
+    script = tmp_path / "readme.py"
+    script.write_text(section.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    done = on_phantom(str(script), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stored, peak = done.stdout.split()
+    ledger = from_json((tmp_path / stored).read_bytes())
+    assert (ledger.model, ledger.peak.allocated_bytes) == ("Sequential", int(peak))
 
 
 def test_without_a_gpu_it_says_so():

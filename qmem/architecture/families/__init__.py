@@ -12,6 +12,7 @@ from qmem.architecture.families.gpt_oss import gpt_oss
 from qmem.architecture.families.gptj import gptj
 from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
 from qmem.architecture.families.mixture import mixtral, qwen2_moe, qwen3_moe
+from qmem.architecture.families.mpt import mpt
 from qmem.architecture.families.opt import opt
 from qmem.architecture.families.phi3 import phi3
 from qmem.architecture.families.relatives import (
@@ -56,6 +57,7 @@ DENSE: dict[str, Callable[[Fields], Outline]] = {
     "t5": t5,
     "gpt_bigcode": gpt_bigcode,
     "gptj": gptj,
+    "mpt": mpt,
 }
 """Families without experts by ``model_type``."""
 

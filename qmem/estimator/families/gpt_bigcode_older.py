@@ -13,7 +13,7 @@ from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.loss import shifted_cross_entropy_loss
 from qmem.estimator.masks import additive_mask, counted_positions
 from qmem.estimator.operations import add, contiguous, dropped, expanded, swap_heads, view
-from qmem.estimator.paper import Module, Paper, PaperTensor, Role
+from qmem.estimator.paper import Module, PaperTensor, Role
 from qmem.estimator.slicing import split
 from qmem.ledger import Kind
 

@@ -60,10 +60,11 @@ def _measure(entries: list[Entry], folder: Path, workers: int) -> None:
 def _write(entries: tuple[Entry, ...], folder: Path, report: Path, *, writes_checked: bool) -> None:
     from qmem.integrations.accuracy import writing  # noqa: PLC0415
     from qmem.integrations.accuracy.plots import plot  # noqa: PLC0415
+    from qmem.integrations.accuracy.published import score_published  # noqa: PLC0415
 
     rows, listed, versions = scored(entries, folder)
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(writing.report(rows, listed, versions))
+    report.write_text(writing.report(rows, listed, versions, score_published() if writes_checked else ()))
     if rows:
         plot(rows, report.with_suffix(""))
     _write_json(report.with_suffix("") / "errors.json", writing.errors(rows))

@@ -5,6 +5,7 @@ from typing import Any
 
 from qmem.catalogue.checked import Checked, Errors, Regime
 from qmem.integrations.accuracy.grid import CHANGES
+from qmem.integrations.accuracy.published import Score, section
 from qmem.integrations.accuracy.scoring import Listed, Row, middle
 from qmem.ledger import Kind
 
@@ -40,8 +41,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def report(rows: Sequence[Row], listed: Sequence[Listed], versions: dict[str, str]) -> str:
-    """The whole page."""
+def report(
+    rows: Sequence[Row], listed: Sequence[Listed], versions: dict[str, str], published: Sequence[Score] = ()
+) -> str:
+    """The whole page; the published rows stand on that of the project's own grid."""
     named = ", ".join(f"{library} {version}" for library, version in sorted(versions.items()))
     return "".join(
         (
@@ -53,6 +56,7 @@ def report(rows: Sequence[Row], listed: Sequence[Listed], versions: dict[str, st
             "\n![Error by model](accuracy/models.svg)\n",
             "\n## By kind\n\nAt the peak, where both peak in the same phase.\n\n",
             _by_kind(rows),
+            section(published) if published else "",
             "\n## Every job\n\n",
             _table(rows),
             _not_scored(listed),

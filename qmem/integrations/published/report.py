@@ -17,8 +17,9 @@ Here `qmem profile --phantom {gpu} --load` runs the same jobs with the same libr
 * *peak*: bytes allocated at most while training, as `torch.cuda.max_memory_allocated` counts them.
 * *steady*: bytes allocated when training is over.
 * *state*: clean, assumed or tainted, as the phantom's readback guard found the run.
-* *substituted*: flash_attention_2 does not install without a GPU; sdpa chooses the same kernel. The model's sliding
+* *substituted*: flash_attention_2 does not install without a GPU; for Mistral sdpa chooses the same kernel. Its sliding
   window, as long as the sequences, is left out, because sdpa would build a mask for it and flash_attention_2 does not.
+  GPTBigCode of these versions always gives sdpa a mask, so the kernel is another, and checkpointing keeps the mask.
 """
 
 COLUMNS = ("row", "job", "published peak", "phantom peak", "off by", "reached in", "published steady", "phantom steady",
@@ -71,7 +72,7 @@ def _line(error: Error, rows: Rows) -> str:
     row, measured = error
     cells = (
         f"[{row.id}]({rows.source.line(row.published.line)})",
-        _described(row),
+        described(row),
         f"{row.published.peak_allocated_bytes:,}",
         f"{measured.peak_allocated_bytes:,}",
         f"{error.peak:+.4%}",
@@ -80,12 +81,12 @@ def _line(error: Error, rows: Rows) -> str:
         f"{measured.steady_allocated_bytes:,}",
         f"{error.steady:+.4%}",
         measured.state if measured.ended == "complete" else f"{measured.state}, {measured.ended}",
-        rows.substitution,
+        row.substitution or rows.substitution,
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def _described(row: Row) -> str:
+def described(row: Row) -> str:
     """What it is, then the job's fields in the words of a job file."""
     words = [f"{name} {_word(value)}" for name, value in row.job.items() if name not in ("model", "facts")]
     words += [f"{name}={value}" for name, value in row.job["facts"].items()]

@@ -35,12 +35,19 @@ class Published(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A published run and the fields of the job that replays it."""
+    """A published run and the fields of the job that replays it.
+
+    Attributes:
+        substitution: what runs in the place of what was published, where not as in most rows.
+        miss: why the replay is off, where that is known.
+    """
 
     id: str
     what: str
     published: Published
     job: dict[str, Any]
+    substitution: str | None = None
+    miss: str | None = None
 
 
 class Rows(msgspec.Struct, frozen=True):

@@ -85,6 +85,8 @@ def _assumptions(watched: Watched, told: Told, spans: list[Span]) -> Iterator[st
 def _warnings(told: Told, spans: list[Span], matches: list[Match]) -> Iterator[str]:
     if told.ended != "complete":
         yield f"the run ended early in the {spans[-1].closing}, {told.ended}: {told.message}"
+    elif all(span.closed.looked for span in spans) and not only(told, protocol.Traced):
+        yield "the run ended before a step could be traced: what lived and died inside a step has no owner"
     if spans[-1].closed.shortage is not None:
         yield shortage_in_words(spans[-1], advice="expandable_segments:True in PYTORCH_CUDA_ALLOC_CONF may help")
     guarded = only(told, protocol.Guarded)

@@ -12,7 +12,7 @@ from typing import Any
 from qmem.ledger import Ended, Ledger, to_json
 from qmem.profiler.out_of_memory import is_out_of_memory
 from qmem.profiler.watching.asked import Asked, asked
-from qmem.profiler.watching.watch import Watch
+from qmem.profiler.watching.watch import Watch, observe_end_of_memory
 
 
 def start() -> None:
@@ -32,9 +32,12 @@ class _Child:
         )
 
     def start(self) -> None:
+        import torch  # noqa: PLC0415
         from torch.nn.modules.module import register_module_forward_pre_hook  # noqa: PLC0415
 
+        cuda: Any = torch.cuda
         self.watch.guard()
+        cuda._lazy_call(observe_end_of_memory)  # noqa: SLF001 - the process may never use CUDA
         self.looking = register_module_forward_pre_hook(self._look)
         atexit.register(self._end)
 

@@ -29,7 +29,7 @@ class KeptBlock(NamedTuple):
 
 def name_kept(recording: Recording) -> None:
     """Give a name to what is there without one before the traced step and after it: it is counted elsewhere."""
-    freed = {entry["addr"] for entry in recording.history if entry["action"] != "alloc"}
+    freed = {entry["addr"] for entry in recording.events[recording.n_earlier :] if entry["action"] != "alloc"}
     for address in recording.blocks.keys() - recording.before.named.keys() - freed:
         named = Named(KEPT, Kind.UNEXPLAINED, 0, address, managed=False, because="")
         for mark in (recording.before, *recording.marks):
@@ -38,26 +38,48 @@ def name_kept(recording: Recording) -> None:
 
 def kept_blocks(spans: list[Span], told: Told) -> tuple[KeptBlock, ...]:
     """The blocks that have no name at the end of a step, and are there at every closing after it."""
-    workspaces = only(told, protocol.Workspaces)
-    known = set(workspaces.addresses if workspaces else ())
     looked = [span for span in spans if span.closed.looked]
+    last = _last_in_step(looked, told)
     ends = {span.closed.place.step: span for span in looked if not span.closed.unfinished}
     found: dict[Block, Span] = {}
-    survivors = {block for block in _last_in_step(looked).closed.unnamed if block.address not in known}
-    for span in reversed(looked[: looked.index(_last_in_step(looked))]):
+    survivors = set(last.closed.unnamed) - _workspaces(spans, told)
+    for span in reversed(looked[: looked.index(last)]):
         survivors &= set(span.closed.unnamed)
         if ends.get(span.closed.place.step) is span:
             found.update(dict.fromkeys(survivors, span))
+    for block in _batches(found, list(ends.values()), last):
+        del found[block]
     there = set(spans[-1].closed.unnamed)
     gone = spans[-1].moment(spans[-1].first)
     return tuple(KeptBlock(block, since, None if block in there else gone) for block, since in found.items())
 
 
-def _last_in_step(looked: list[Span]) -> Span:
+def _workspaces(spans: list[Span], told: Told) -> set[Block]:
+    event = only(told, protocol.Workspaces)
+    addresses = event.addresses if event else ()
+    return {block for block in spans[-1].closed.unnamed if block.address in addresses}
+
+
+def _last_in_step(looked: list[Span], told: Told) -> Span:
     """The last closing inside a step: where the last step closes, a program that ended has let everything go."""
     *_, before, last = [looked[0], *looked]
+    traced = only(told, protocol.Traced)
+    went_on = traced is not None and bool(traced.phases) and traced.phases[-1].place.step > last.closed.place.step
     is_end = last.closed.place.phase == "optimizer step" and before.closed.place.step == last.closed.place.step
-    return before if is_end else last
+    return before if is_end and not went_on else last
+
+
+def _batches(found: dict[Block, Span], ends: list[Span], last: Span) -> list[Block]:
+    """Blocks of the last step only, of a size that earlier steps let go: the batch that was made before its forward."""
+    vanished = {
+        block.n_bytes
+        for end in ends
+        if end.closed.place.step < last.closed.place.step
+        for block in end.closed.unnamed
+        if block not in found
+    }
+    latest = max((since.last for since in found.values()), default=0)
+    return [block for block, since in found.items() if since.last == latest and block.n_bytes in vanished]
 
 
 def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:

@@ -21,7 +21,8 @@ class Phases:
     """Follows one model and its optimizers.
 
     Attributes:
-        begins: is called before each step, with its number.
+        begins: is called before each step, with its number; ``ends`` before its optimizer step.
+        starts_backward: is called with what a backward begins from.
         optimizers: those whose step was seen.
         only: the optimizers that count; all, where it is empty.
         unplaced: sentences about what could not be placed.
@@ -33,6 +34,7 @@ class Phases:
         self.optimizers: list[Any] = []
         self.only: list[Any] = []
         self.unplaced: dict[str, None] = {}
+        self.ends: Callable[[int], None] = _knows_nothing
         self.starts_backward: Callable[[Any], None] = _knows_nothing
         self._thread = threading.get_ident()
         self._undo: list[Callable[[], None]] = []
@@ -100,6 +102,8 @@ class Phases:
                 "an optimizer's step began where no forward of the watched model had been seen", self.phase
             )
             return
+        if self.phase != "optimizer step":
+            self.ends(self.step)
         self._enter("optimizer step")
 
     def _enter(self, phase: Phase) -> None:

@@ -64,6 +64,7 @@ class Watch:
         self.meter.sources.append(self._named)
         self.tracer = Tracer(self.meter)
         self.phases = Phases(self.meter, self._step_begins)
+        self.phases.ends = self._step_ends
         self._peaks: dict[str, int] = {}
         self.guarding = Guarding()
         self._cut_off: Closed | None = None
@@ -85,7 +86,7 @@ class Watch:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         self.guard()
         self.device.attach()
-        _observe_end_of_memory()
+        observe_end_of_memory()
 
     def guard(self) -> None:
         """Have the readback guard watch where the card is simulated; from the start of the program, it knows most."""
@@ -134,7 +135,7 @@ class Watch:
         if self.detail:
             self._tell_owners()
         self.stop()
-        return self._ledger(ended, message)
+        return self.account(ended, message)
 
     def stop(self) -> None:
         """Take every hook away."""
@@ -156,7 +157,7 @@ class Watch:
         """torch finds no more memory: account for what holds it, before anything is let go."""
         self.meter.cut_off(shortage)
         message = f"torch asked for {shortage.asked:,} B, and the card had {shortage.free:,} B left"
-        self.on_out_of_memory(self._ledger("out of memory", message))
+        self.on_out_of_memory(self.account("out of memory", message))
         self.meter.was_cut_off = False
 
     def _take(self, event: Event) -> None:
@@ -202,9 +203,14 @@ class Watch:
         if self.begins is not None:
             self.begins(step)
 
+    def _step_ends(self, step: int) -> None:
+        """The batch of the traced step is made before its forward."""
+        if self.detail and step == self.clean_steps:
+            self.tracer.listen()
+
     def _stop_trace(self) -> None:
         """Take the traced step home; steps after it are measured as those before."""
-        if self.meter.closes is not None:
+        if self.meter.closes is not None or self.tracer.recording is None:
             self.tracer.stop()
 
     def _tell_owners(self) -> None:
@@ -223,7 +229,12 @@ class Watch:
             self.meter.looks = True
         self.meter.close()
 
-    def _ledger(self, ended: Ended, message: str) -> Ledger:
+    def account(self, ended: Ended, message: str = "") -> Ledger:
+        """The ledger of what was seen until now.
+
+        Raises:
+            UnavailableError: nothing was measured.
+        """
         events = [*self.log.events, *([self._cut_off] if self._cut_off else []), *self.guarding.told()]
         if not any(isinstance(event, Closed) for event in events):
             raise UnavailableError("nothing was measured: no forward of the watched model was seen")
@@ -257,7 +268,7 @@ def running() -> Watch | None:
     return _watches[-1] if _watches else None
 
 
-def _observe_end_of_memory() -> None:
+def observe_end_of_memory() -> None:
     """Have the running watch see where torch's allocator finds no more memory; torch forgets no observer."""
     import torch  # noqa: PLC0415
 

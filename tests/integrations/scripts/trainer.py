@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ folder, config, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 class Seen(Callback):
     """What a callback that reports would see."""
 
-    logs = []
+    def __init__(self):
+        self.logs = []
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, *_, logs, **__):
         self.logs.append(dict(logs))
 
 
@@ -49,16 +51,15 @@ def main():
         str(folder / "output"), max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2, bf16=True,
         logging_steps=2, report_to=[], disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
+    seen = Seen()
     callback = qmem.TrainerCallback(path=folder / "run.json", detail="detail" in words)
-    trainer = Hungry(model=model, args=arguments, train_dataset=Tokens(), callbacks=[Seen(), callback])
+    trainer = Hungry(model=model, args=arguments, train_dataset=Tokens(), callbacks=[seen, callback])
     if "first" in words:
         callback.attach(trainer)
-    try:
+    with suppress(torch.OutOfMemoryError):
         trainer.train()
-    except torch.OutOfMemoryError:
-        pass
     history = trainer.state.log_history
-    sys.stdout.write(json.dumps({"history": history, "seen": Seen.logs}) + "\n")
+    sys.stdout.write(json.dumps({"history": history, "seen": seen.logs}) + "\n")
 
 
 main()
