@@ -1,6 +1,7 @@
 """The committed grid: its jobs, what they measured, and how far the estimate of today is off."""
 
 import json
+import sys
 from pathlib import Path
 
 import msgspec
@@ -167,3 +168,20 @@ def test_what_is_no_grid_is_refused(tmp_path, text):
 def test_the_grid_is_written_one_job_a_line():
     text = (ROOT / "qmem" / "integrations" / "accuracy" / "grid.json").read_text()
     assert len(text.splitlines()) == len(json.loads(text)) + 2
+
+
+def test_the_pictures_are_drawn(table, tmp_path):
+    pytest.importorskip("matplotlib")
+    from qmem.integrations.accuracy.plots import plot
+
+    plot(table[0], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models.svg", "predicted.svg", "regimes.svg"]
+
+
+def test_without_matplotlib_the_extra_is_named(table, tmp_path, monkeypatch):
+    from qmem.errors import UnavailableError
+    from qmem.integrations.accuracy.plots import plot
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UnavailableError, match=r"qmem-planner\[plots\]"):
+        plot(table[0], tmp_path)

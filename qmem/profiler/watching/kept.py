@@ -71,15 +71,9 @@ def _last_in_step(looked: list[Span], told: Told) -> Span:
 
 def _batches(found: dict[Block, Span], ends: list[Span], last: Span) -> list[Block]:
     """Blocks of the last step only, of a size that earlier steps let go: the batch that was made before its forward."""
-    vanished = {
-        block.n_bytes
-        for end in ends
-        if end.closed.place.step < last.closed.place.step
-        for block in end.closed.unnamed
-        if block not in found
-    }
-    latest = max((since.last for since in found.values()), default=0)
-    return [block for block, since in found.items() if since.last == latest and block.n_bytes in vanished]
+    earlier = [end for end in ends if end.closed.place.step < last.closed.place.step]
+    vanished = {block.n_bytes for end in earlier for block in end.closed.unnamed if block not in found}
+    return [block for block, since in found.items() if since is earlier[-1] and block.n_bytes in vanished]
 
 
 def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:
