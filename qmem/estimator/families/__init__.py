@@ -1,79 +1,48 @@
 """One file a family: the program of its forward, with the structure and the scoping of the real one."""
 
-from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from qmem.errors import UnsupportedError
-from qmem.estimator.families import (
-    cohere,
-    deepseek_v2,
-    deepseek_v3,
-    falcon,
-    gemma,
-    gemma2,
-    gemma3,
-    glm,
-    gpt2,
-    gpt_bigcode,
-    gpt_neox,
-    gpt_oss,
-    gptj,
-    granite,
-    llama,
-    mistral,
-    mixtral,
-    mpt,
-    olmo,
-    olmo2,
-    opt,
-    phi,
-    phi3,
-    qwen2,
-    qwen2_moe,
-    qwen3,
-    qwen3_moe,
-    roberta,
-    smollm3,
-    stablelm,
-    starcoder2,
-    t5,
-)
-from qmem.estimator.families.parts import CausalLM, Parts
 
-FAMILIES: dict[str, Callable[[Parts], CausalLM]] = {
-    "cohere": cohere.build,
-    "deepseek_v2": deepseek_v2.build,
-    "deepseek_v3": deepseek_v3.build,
-    "falcon": falcon.build,
-    "gemma": gemma.build,
-    "gemma2": gemma2.build,
-    "gemma3_text": gemma3.build,
-    "glm": glm.build,
-    "gpt2": gpt2.build,
-    "gpt_bigcode": gpt_bigcode.build,
-    "gpt_neox": gpt_neox.build,
-    "gpt_oss": gpt_oss.build,
-    "gptj": gptj.build,
-    "granite": granite.build,
-    "llama": llama.build,
-    "mistral": mistral.build,
-    "mixtral": mixtral.build,
-    "mpt": mpt.build,
-    "olmo": olmo.build,
-    "olmo2": olmo2.build,
-    "opt": opt.build,
-    "phi": phi.build,
-    "phi3": phi3.build,
-    "qwen2": qwen2.build,
-    "qwen2_moe": qwen2_moe.build,
-    "qwen3": qwen3.build,
-    "qwen3_moe": qwen3_moe.build,
-    "roberta": roberta.build,
-    "smollm3": smollm3.build,
-    "stablelm": stablelm.build,
-    "starcoder2": starcoder2.build,
-    "t5": t5.build,
+if TYPE_CHECKING:
+    from qmem.estimator.families.parts import CausalLM, Parts
+
+FAMILIES = {
+    "cohere": "cohere",
+    "deepseek_v2": "deepseek_v2",
+    "deepseek_v3": "deepseek_v3",
+    "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "glm": "glm",
+    "gpt2": "gpt2",
+    "gpt_bigcode": "gpt_bigcode",
+    "gpt_neox": "gpt_neox",
+    "gpt_oss": "gpt_oss",
+    "gptj": "gptj",
+    "granite": "granite",
+    "llama": "llama",
+    "mistral": "mistral",
+    "mixtral": "mixtral",
+    "mpt": "mpt",
+    "olmo": "olmo",
+    "olmo2": "olmo2",
+    "opt": "opt",
+    "phi": "phi",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2_moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3_moe",
+    "roberta": "roberta",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+    "t5": "t5",
 }
-"""Families whose step is walked, by ``model_type``."""
+"""The families whose step is walked, by ``model_type``, each with the module of this package that walks it."""
 
 
 def check_family(family: str) -> None:
@@ -89,10 +58,13 @@ def check_family(family: str) -> None:
         )
 
 
-def build_family(parts: Parts) -> CausalLM:
+def build_family(parts: "Parts") -> "CausalLM":
     """The program of a model of a family that is walked.
 
     Raises:
         UnsupportedError: the config asks for a part that is not walked.
     """
-    return FAMILIES[parts.architecture.family](parts)
+    # A family is imported when it is asked for: all of them together cost more than a whole estimate may.
+    module = import_module(f"{__name__}.{FAMILIES[parts.architecture.family]}")
+    program: CausalLM = module.build(parts)
+    return program
