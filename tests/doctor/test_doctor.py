@@ -38,7 +38,7 @@ def test_json_has_the_same_findings() -> None:
     found = json.loads(doctor("--json").stdout)
     assert found["schema_version"] == 1
     assert found["abilities"][0] == {"name": "qmem estimate", "can": True, "why_not": None}
-    assert {extra["name"] for extra in found["extras"]} == {"profile", "hub", "table"}
+    assert {extra["name"] for extra in found["extras"]} == {"profile", "trl", "hub", "table", "plots"}
     assert {library["name"] for library in found["libraries"]} >= {"torch", "transformers", "peft", "bitsandbytes"}
 
 
@@ -177,7 +177,7 @@ def test_an_extra_names_what_it_misses_and_the_line_that_installs_it(versions, l
 
 
 def test_extras_are_those_of_the_distribution_without_the_developers() -> None:
-    assert {extra.name for extra in extras()} == {"profile", "hub", "table"}
+    assert {extra.name for extra in extras()} == {"profile", "trl", "hub", "table", "plots"}
 
 
 def test_the_page_of_any_health_ends_with_what_can_be_done() -> None:
