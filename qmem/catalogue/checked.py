@@ -58,6 +58,11 @@ class Checked(msgspec.Struct, frozen=True):
         return next((one for one in self.regimes if (one.stack, one.method, one.experts) == wanted), None)
 
 
+_loaded: list[Checked] = []
+
+
 def checked() -> Checked:
-    """The regimes that were checked."""
-    return msgspec.json.decode(read_packaged("checked.json"), type=Checked)
+    """The regimes that were checked; read once."""
+    if not _loaded:
+        _loaded.append(msgspec.json.decode(read_packaged("checked.json"), type=Checked))
+    return _loaded[0]

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qmem.cli.command import CONTEXT_SETTINGS, VerbCommand, help_option, json_option
-from qmem.cli.streams import result_console, write_note, write_result
+from qmem.cli.stored import rendered
+from qmem.cli.streams import write_note, write_result
 from qmem.errors import EXIT_CANNOT, EXIT_OK, EXIT_USAGE, QmemError
 
 if TYPE_CHECKING:
@@ -67,10 +68,7 @@ def show(names: tuple[str, ...], **given: Any) -> int:
     if given["as_json"]:
         write_result(msgspec.json.encode(found, order="sorted").decode() + "\n")
     else:
-        console = result_console()
-        with console.capture() as captured:
-            render_baselines(console, found)
-        write_result(captured.get())
+        write_result(rendered(lambda console: render_baselines(console, found), None))
     return EXIT_OK if all(found.values()) else EXIT_CANNOT
 
 
@@ -100,10 +98,7 @@ def diff(names: tuple[str, ...], **given: Any) -> int:
     if given["as_json"]:
         write_result(msgspec.json.encode(differences).decode() + "\n")
     else:
-        console = result_console()
-        with console.capture() as captured:
-            render_differences(console, differences)
-        write_result(captured.get())
+        write_result(rendered(lambda console: render_differences(console, differences), None))
     return EXIT_CANNOT if missing else EXIT_OK
 
 

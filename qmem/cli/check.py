@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qmem.cli.command import VerbCommand, json_option
-from qmem.cli.streams import result_console, write_file, write_note, write_result
+from qmem.cli.stored import chosen_form, put, rendered
+from qmem.cli.streams import write_note
 from qmem.errors import EXIT_CANNOT, EXIT_FINDING, EXIT_OK, EXIT_USAGE, UsageError
 
 if TYPE_CHECKING:
@@ -24,14 +25,13 @@ def check(names: tuple[str, ...], **given: Any) -> int:
 
     from qmem.gate.scenario import read_scenarios
 
+    form = chosen_form(given)
     files = [_file(written) for written in given["files"]]
     scenarios = read_scenarios(Path.cwd())
     chosen = scenarios.chosen(names)
     verdicts = [_judged(scenarios, measured) for measured in measure_all(scenarios, chosen, given["workers"])]
-    form = "json" if given["as_json"] else given["form"]
-    for another, path in files:
-        _put(rendered(verdicts, another, strict=given["strict"]), path)
-    _put(rendered(verdicts, form, strict=given["strict"]), given["output"])
+    for another, path in (*files, (form, given["output"])):
+        _put(_text(verdicts, another, path, strict=given["strict"]), path)
     return exit_code(verdicts, strict=given["strict"])
 
 
@@ -82,15 +82,12 @@ def code_of(verdict: "Verdict", *, strict: bool) -> int:
     return {**codes, **missing}.get(verdict.outcome, EXIT_OK)
 
 
-def rendered(verdicts: "Sequence[Verdict]", form: str, *, strict: bool) -> str:
+def _text(verdicts: "Sequence[Verdict]", form: str, output: str | None, *, strict: bool) -> str:
     """The verdicts in one of the forms."""
     if form == "table":
         from qmem.report.gate_table import render_verdicts
 
-        console = result_console()
-        with console.capture() as captured:
-            render_verdicts(console, verdicts)
-        return captured.get()
+        return rendered(lambda console: render_verdicts(console, verdicts), output)
     from qmem.report.gate_formats import FORMATS as WRITERS
 
     failing = [verdict.scenario for verdict in verdicts if code_of(verdict, strict=strict) != EXIT_OK]
@@ -108,10 +105,8 @@ def _file(written: str) -> tuple[str, str]:
 
 
 def _put(text: str, output: str | None) -> None:
-    if output is None:
-        write_result(text)
-    else:
-        write_file(output, text.encode())
+    put(text, output)
+    if output is not None:
         write_note(f"written to {output}")
 
 
@@ -123,8 +118,7 @@ command = VerbCommand(
         click.Option(["--strict"], is_flag=True, help="Fail where memory fell, too: the baseline is stale."),
         click.Option(["--workers"], type=click.IntRange(1), help="Runs at once; as many as host memory allows."),
         click.Option(
-            ["--format", "form"], type=click.Choice(FORMATS), default="table", show_default=True,
-            help="How the result is printed.",
+            ["--format", "form"], type=click.Choice(FORMATS), help="How the result is printed.  [default: table]",
         ),
         json_option(),
         click.Option(["-o", "--output"], metavar="FILE", help="Write the result to a file."),

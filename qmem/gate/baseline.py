@@ -3,7 +3,6 @@
 One JSON file a scenario under ``profiles/baselines/``, sorted, one figure a line, so that a change can be reviewed.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from qmem.errors import UnavailableError, UsageError
 from qmem.gate.figures import figures
 from qmem.gate.scenario import Scenario
 from qmem.ledger import Ledger
+from qmem.profiler.storing import write_whole
 
 FOLDER = Path("profiles") / "baselines"
 SCHEMA_VERSION = 1
@@ -147,16 +147,9 @@ def store_baseline(folder: Path, baseline: Baseline) -> Path:
         UnavailableError: it cannot be written; what was there is as it was.
     """
     path = path_of(folder, baseline.scenario)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     text = msgspec.json.format(msgspec.json.encode(baseline, order="sorted"), indent=1) + b"\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("xb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # a full disk may say so only here
-        unfinished.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UnavailableError(f"the baseline cannot be stored as {path}: {error.strerror}") from error
     return path

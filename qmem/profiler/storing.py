@@ -60,17 +60,29 @@ def store(ledger: Ledger, path: Path | None = None) -> Path:
         UnavailableError: it cannot be written; what was stored there before is as it was.
     """
     place = path or place_of(ledger)
-    part = place.with_name(f"{place.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _write(part, to_json(ledger) + b"\n")
-        part.replace(place)
+        write_whole(place, to_json(ledger) + b"\n")
     except OSError as error:
-        _remove(part)
         raise UnavailableError(
             f"the profile cannot be stored as {place}: {error.strerror}", hint="name another file with -o"
         ) from error
     return place
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, then renamed.  Its folder is made where it is missing.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(part, content)
+        part.replace(path)
+    except OSError:
+        _remove(part)
+        raise
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -5,7 +5,6 @@ reason in the report (``CHANGES``).
 """
 
 import lzma
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import msgspec
 from qmem.errors import UsageError
 from qmem.job import Job
 from qmem.ledger import Ledger, from_json, to_json
+from qmem.profiler.storing import write_whole
 
 GRID = Path(__file__).parent / "grid.json"
 MEASURED = Path("reports") / "accuracy" / "measured"
@@ -83,12 +83,8 @@ def read_measured(folder: Path, name: str) -> Ledger | Refused | None:
 
 def store_measured(folder: Path, name: str, measured: Ledger | Refused) -> None:
     """Keep what a job measured: written beside its place, then renamed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _path(folder, name)
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
     text = msgspec.json.encode(measured) if isinstance(measured, Refused) else to_json(measured)
-    unfinished.write_bytes(lzma.compress(text, preset=9))
-    unfinished.replace(path)
+    write_whole(_path(folder, name), lzma.compress(text, preset=9))
 
 
 def _path(folder: Path, name: str) -> Path:
