@@ -20,6 +20,8 @@ from qmem.units import parse_bytes
 FILES = ("qmem.toml", "pyproject.toml")
 """Where scenarios stand; the first file that has any counts, from the working folder upwards."""
 
+DEFAULT_STEPS = 3
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Instrument = Literal["estimate", "phantom", "gpu"]
@@ -49,7 +51,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     budget: int | None = None
     waterline: GatedWaterline = "allocated"
     gates_reserved: bool = False
-    steps: int = 3
+    steps: int = DEFAULT_STEPS
     job: Job | None = None
     command: tuple[str, ...] | None = None
     call: str | None = None
@@ -82,9 +84,9 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True):
     device: str | None = None
     memory: str | int | None = None
     budget: str | int | None = None
-    waterline: GatedWaterline = "allocated"
+    waterline: GatedWaterline | None = None
     gates_reserved: bool = False
-    steps: int = 3
+    steps: int | None = None
     command: tuple[str, ...] | str | None = None
     call: str | None = None
 
@@ -146,9 +148,9 @@ def make_scenario(name: str, table: Any, folder: Path) -> Scenario:
         device=None if wanted.device is None else find_gpu(wanted.device).id,
         memory=_amount(wanted.memory),
         budget=_amount(wanted.budget),
-        waterline=wanted.waterline,
+        waterline=wanted.waterline or "allocated",
         gates_reserved=wanted.gates_reserved,
-        steps=wanted.steps,
+        steps=DEFAULT_STEPS if wanted.steps is None else wanted.steps,
         job=_job(fields, folder) if fields else None,
         command=_words(command) if command else None,
         call=wanted.call,
@@ -169,10 +171,14 @@ def _check(wanted: _Table, fields: Mapping[str, Any]) -> None:
         raise UsageError("a real GPU is the one that is there", hint="leave device out")
     if wanted.memory is not None and wanted.instrument != "phantom":
         raise UsageError("memory changes a simulated card", hint='write instrument = "phantom", or leave memory out')
-    if wanted.waterline == "device" and wanted.budget is None:
+    if wanted.waterline is not None and wanted.budget is None:
         raise UsageError("waterline says what budget counts, but there is no budget")
-    if wanted.steps < 2:  # noqa: PLR2004 - the first step has no optimizer state yet
+    if wanted.waterline == "device" and wanted.instrument == "estimate":
+        raise UsageError("an estimate has no device peak", hint='write waterline = "reserved", or another instrument')
+    if wanted.steps is not None and wanted.steps < 2:  # noqa: PLR2004 - the first step has no optimizer state yet
         raise UsageError(f"steps is {wanted.steps}, but must be at least 2")
+    if wanted.steps is not None and wanted.instrument == "estimate":
+        raise UsageError("an estimate runs no steps", hint='leave steps out, or write instrument = "phantom" or "gpu"')
 
 
 def _job(fields: Mapping[str, Any], folder: Path) -> Job:

@@ -59,6 +59,12 @@ def test_a_command_is_split_as_a_shell_would(tmp_path: Path) -> None:
         ({"model": "Qwen/Qwen3-0.6B", "instrument": "gpu", "device": "h100"}, "a real GPU is the one that is there"),
         ({"model": "Qwen/Qwen3-0.6B", "memory": "8 GiB"}, "memory changes a simulated card"),
         ({"model": "Qwen/Qwen3-0.6B", "steps": 1}, "steps is 1, but must be at least 2"),
+        ({"model": "Qwen/Qwen3-0.6B", "steps": 5}, "an estimate runs no steps"),
+        ({"model": "Qwen/Qwen3-0.6B", "waterline": "reserved"}, "waterline says what budget counts"),
+        (
+            {"model": "Qwen/Qwen3-0.6B", "budget": "8 GiB", "waterline": "device"},
+            "an estimate has no device peak",
+        ),
         ({"model": "Qwen/Qwen3-0.6B", "waterline": "device"}, "waterline says what budget counts"),
         ({"model": "Qwen/Qwen3-0.6B", "budget": "many"}, "not an amount of memory: 'many'"),
         ({"model": "Qwen/Qwen3-0.6B", "instrument": "guess"}, "instrument"),

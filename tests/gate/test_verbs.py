@@ -194,3 +194,11 @@ def test_outside_a_project_one_line_says_what_to_write(tmp_path, monkeypatch, qm
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "[tool.qmem.scenarios.train]" in err
+
+
+@pytest.mark.usefixtures("project")
+def test_two_forms_at_once_are_refused(qmem):
+    code, out, err = qmem("check", "--json", "--format", "markdown")
+    assert code == 2
+    assert json.loads(out)["error"]["code"] == "usage"
+    assert "contradictory: --json and --format markdown" in err
