@@ -7,7 +7,7 @@ from qmem.estimator.families import llama
 from qmem.estimator.families.heads import ScaledHead
 from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.norms import CohereLayerNorm
-from qmem.estimator.operations import add, swap_heads, to
+from qmem.estimator.operations import swap_heads, to
 from qmem.estimator.paper import Module, PaperTensor
 from qmem.estimator.rotary import apply_rotary
 
@@ -24,10 +24,10 @@ def layer_norm(parts: Parts, name: str, role: str) -> Module:
     return CohereLayerNorm(parts.paper, role, parts.weight(name))
 
 
-def _layer(parts: Parts, of: llama.LlamaOptions, index: int) -> "DecoderLayer":
+def _layer(parts: Parts, of: llama.LlamaOptions, index: int) -> llama.DecoderLayer:
     names = ("input_layernorm", *(llama.QK_NORMS if of.qk_norm else ()))
     modules = llama.layer_modules(parts, index, *names, norm=layer_norm)
-    return DecoderLayer(parts.paper, of, modules, Attention(parts.paper, of, modules))
+    return llama.ParallelLayer(parts.paper, of, modules, Attention(parts.paper, of, modules))
 
 
 class Attention(llama.Attention):
@@ -53,23 +53,3 @@ class Attention(llama.Attention):
         k = to(k, "fp32")
         q_embed, k_embed = apply_rotary(q, k, cos, sin)
         return to(q_embed, dtype), to(k_embed, dtype)
-
-
-class DecoderLayer(llama.DecoderLayer):
-    """``CohereDecoderLayer``."""
-
-    def forward(
-        self,
-        hidden_states: PaperTensor,
-        cos: PaperTensor,
-        sin: PaperTensor,
-        mask: PaperTensor | None,
-        _positions: PaperTensor,
-    ) -> PaperTensor:
-        """Attention and MLP side by side."""
-        residual = hidden_states
-        hidden_states = self.modules["input_layernorm"](hidden_states)
-        hidden_states_attention, _ = self.self_attn(hidden_states, cos, sin, mask)
-        hidden_states_mlp = self.mlp(hidden_states)
-        hidden_states = add(add(residual, hidden_states_attention), hidden_states_mlp)
-        return hidden_states  # noqa: RET504 - the local lives to the end of the frame, as in transformers

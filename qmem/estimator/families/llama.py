@@ -268,6 +268,27 @@ class DecoderLayer(Module):
         return add(residual, hidden_states)
 
 
+class ParallelLayer(DecoderLayer):
+    """``CohereDecoderLayer``, and ``StableLmDecoderLayer`` with ``use_parallel_residual``."""
+
+    def forward(
+        self,
+        hidden_states: PaperTensor,
+        cos: PaperTensor,
+        sin: PaperTensor,
+        mask: PaperTensor | None,
+        _positions: PaperTensor,
+    ) -> PaperTensor:
+        """Attention and MLP side by side."""
+        residual = hidden_states
+        hidden_states = self.modules["input_layernorm"](hidden_states)
+        self_attn_output, _ = self.self_attn(hidden_states, cos, sin, mask)
+        mlp_output = self.mlp(hidden_states)
+        mlp_output = dropped(mlp_output, self.of.residual_dropout)
+        hidden_states = add(add(residual, self_attn_output), mlp_output)
+        return hidden_states  # noqa: RET504 - the local lives to the end of the frame, as in transformers
+
+
 class Decoder(Module):
     """``LlamaModel``: embedding, rotary tables, masks, layers, norm."""
 

@@ -19,13 +19,13 @@ def build(parts: Parts) -> CausalLM:
     return CausalLM(llama.decoder(parts, of, layers, norm=layer_norm), parts.head())
 
 
-def _layer(parts: Parts, of: llama.LlamaOptions, index: int) -> "DecoderLayer | ParallelLayer":
+def _layer(parts: Parts, of: llama.LlamaOptions, index: int) -> llama.DecoderLayer:
     parallel = parts.config["use_parallel_residual"]
     names = ("input_layernorm",) if parallel else llama.PRE_NORMS
     modules = llama.layer_modules(parts, index, *names, norm=layer_norm)
     attention = Attention(parts.paper, of, modules)
     of = of._replace(residual_dropout=parts.config["hidden_dropout"])
-    return (ParallelLayer if parallel else DecoderLayer)(parts.paper, of, modules, attention)
+    return (llama.ParallelLayer if parallel else DecoderLayer)(parts.paper, of, modules, attention)
 
 
 class Attention(PartlyRotatedAttention):
@@ -55,25 +55,4 @@ class DecoderLayer(llama.DecoderLayer):
         mlp_output = self.mlp(self.modules["post_attention_layernorm"](residual))
         mlp_output = dropped(mlp_output, self.of.residual_dropout)
         hidden_states = add(residual, mlp_output)
-        return hidden_states  # noqa: RET504 - the local lives to the end of the frame, as in transformers
-
-
-class ParallelLayer(llama.DecoderLayer):
-    """``StableLmDecoderLayer`` with ``use_parallel_residual``."""
-
-    def forward(
-        self,
-        hidden_states: PaperTensor,
-        cos: PaperTensor,
-        sin: PaperTensor,
-        mask: PaperTensor | None,
-        _positions: PaperTensor,
-    ) -> PaperTensor:
-        """Attention and MLP side by side."""
-        residual = hidden_states
-        hidden_states = self.modules["input_layernorm"](hidden_states)
-        self_attn_output, _ = self.self_attn(hidden_states, cos, sin, mask)
-        mlp_output = self.mlp(hidden_states)
-        mlp_output = dropped(mlp_output, self.of.residual_dropout)
-        hidden_states = add(add(residual, self_attn_output), mlp_output)
         return hidden_states  # noqa: RET504 - the local lives to the end of the frame, as in transformers
