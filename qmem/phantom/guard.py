@@ -18,7 +18,9 @@ changes the very memory that is measured (ATen/TensorSubclassLikeUtils.h).
 """
 
 import ctypes
+import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +41,9 @@ READ_HOOK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, cty
 
 COUNT = 8
 """Bytes of the number of elements, which a real device is asked for."""
+
+LONGEST_RELEASE = 1.0
+"""Seconds that autograd's threads get to let go of a finished backward; they need microseconds."""
 
 _watchers: list["_Watcher"] = []
 _autograd: Any = torch.autograd  # the four of them are without annotations
@@ -62,13 +67,14 @@ def watching(logged: tuple[Consumer, ...] = LOGGED) -> Iterator[Verdict]:
     library = loaded_library()
     if _watchers:
         raise UnavailableError("the readback guard watches already", hint="leave its first `with` block before")
-    watcher = _Watcher(Verdict(logged))
+    verdict = Verdict(logged)
+    watcher = _Watcher(verdict)
     report = READ_HOOK(watcher.on_read)
     _watchers.append(watcher)
     library.qmem_phantom_on_read(report)
     try:
-        with _replaced_nonzero(watcher), _following_backward(watcher), watcher:
-            yield watcher.verdict
+        with _replaced_nonzero(watcher), _following_backward(verdict), _active(verdict):
+            yield verdict
     finally:
         library.qmem_phantom_on_read(None)
         _watchers.remove(watcher)
@@ -227,7 +233,7 @@ def _replaced_nonzero(watcher: _Watcher) -> Iterator[None]:
 
 
 @contextmanager
-def _following_backward(watcher: _Watcher) -> Iterator[None]:
+def _following_backward(verdict: Verdict) -> Iterator[None]:
     """Autograd's threads work under the modes that are active where the engine starts; in a method of torch none is.
 
     So the guard is made active again right there, and sees what checkpoints recompute.
@@ -235,9 +241,9 @@ def _following_backward(watcher: _Watcher) -> Iterator[None]:
     start_engine = getattr(_autograd, _engine)
 
     def start_watched(*args: Any, **kwargs: Any) -> Any:
-        if watcher in _modes_now():
+        if any(isinstance(mode, _Watcher) for mode in _modes_now()):
             return start_engine(*args, **kwargs)
-        with watcher:
+        with _active(verdict):
             return start_engine(*args, **kwargs)
 
     setattr(_autograd, _engine, start_watched)
@@ -245,3 +251,23 @@ def _following_backward(watcher: _Watcher) -> Iterator[None]:
         yield
     finally:
         setattr(_autograd, _engine, start_engine)
+
+
+@contextmanager
+def _active(verdict: Verdict) -> Iterator[None]:
+    """The guard is among the modes of this thread; afterwards no thread of autograd holds it any more.
+
+    Such a thread drops the modes of a finished backward in its own time, and needs the interpreter for it.  Where the
+    interpreter ends first, the thread is ended inside a destructor, and that aborts the process ("terminate called
+    without an active exception").
+    """
+    watcher = _Watcher(verdict)
+    alive = weakref.ref(watcher)
+    try:
+        with watcher:
+            yield
+    finally:
+        del watcher
+        end = time.monotonic() + LONGEST_RELEASE
+        while alive() is not None and time.monotonic() < end:
+            time.sleep(0)
