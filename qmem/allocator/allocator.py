@@ -8,6 +8,8 @@ Not modelled: private pools (CUDA graphs, ``MemPool``), blocks that wait for ano
 changes of the settings while the program runs.
 """
 
+from collections.abc import Iterator
+
 from qmem.allocator import expandable, segments
 from qmem.allocator.blocks import CACHED, IN_USE, Block, Pool
 from qmem.allocator.collector import AgeingPool, Clock, collect
@@ -173,13 +175,15 @@ class CachingAllocator:
 
     def blocks(self) -> list[Block]:
         """All blocks that are backed by memory, by address."""
-        cached = [block for pools in (self._small, self._large) for pool in pools.values() for block in pool.cached()]
-        in_use = [block for block in self._live.values() if block is not None]
-        return sorted(cached + in_use, key=lambda block: block.address)
+        in_use = (block for block in self._live.values() if block is not None)
+        return sorted((*self._cached(), *in_use), key=lambda block: block.address)
 
     def fragmented_bytes(self) -> int:
         """Free bytes that ``empty_cache`` could not give back, because something in their segment or page is in use."""
-        return sum(_stuck_bytes(block) for block in self.blocks() if block.state == CACHED)
+        return sum(_stuck_bytes(block) for block in self._cached())
+
+    def _cached(self) -> Iterator[Block]:
+        return (block for pools in (self._small, self._large) for pool in pools.values() for block in pool.cached())
 
     def _new_pool(self, pools: dict[int, Pool], stream: int) -> Pool:
         ages = self._collects and pools is self._large

@@ -26,7 +26,7 @@ from qmem.estimator.doubt import doubt
 from qmem.estimator.families import check_family
 from qmem.estimator.families.parts import layer_kinds
 from qmem.estimator.model import Trained, layer_of, trained_parameters
-from qmem.estimator.repeat import Cut, cut_of, repeated
+from qmem.estimator.repeat import ENDS, STEADY_ENDS, Cut, cut_of, repeated
 from qmem.estimator.settle import Settled, settle
 from qmem.estimator.step import Walk, walk
 from qmem.estimator.storage import optimizer_state
@@ -120,20 +120,20 @@ def _kernels_of(gpu: Gpu | None) -> paper.Gpu:
 
 
 def _walk(described: Described, *, brief: bool, steady: bool = False) -> Trace:
-    """Walk six layers (or periods of layers) and repeat one in the middle; walk all where they are few or not alike."""
+    """Walk a few layers (or periods of layers), repeat one in the middle; walk all where they are few or not alike."""
     n_layers = described.architecture.n_layers
-    cut = _cut(described)
+    cut = _cut(described, STEADY_ENDS if steady else ENDS)
     if cut is not None:
         walked = _program(described, cut.walked, steady=steady)
-        longer = repeated(walked.trace, walked.regions, n_layers, brief=brief, period=cut.period)
+        longer = repeated(walked.trace, walked.regions, n_layers, cut, brief=brief)
         if longer is not None:
             return longer
     return _program(described, n_layers, steady=steady).trace
 
 
-def _cut(described: Described) -> Cut | None:
+def _cut(described: Described, ends: int = ENDS) -> Cut | None:
     adapted = (module.name for module in described.plan.adapted)
-    return cut_of(layer_kinds(described.architecture, described.quantized, adapted))
+    return cut_of(layer_kinds(described.architecture, described.quantized, adapted), ends)
 
 
 def _program(described: Described, n_layers: int, *, steady: bool = False) -> Walk:

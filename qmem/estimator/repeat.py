@@ -1,8 +1,8 @@
-"""Decoder layers repeat: walk six of them, repeat the third in the trace.
+"""Decoder layers repeat: walk six of them (of a steady step four), repeat one in the middle in the trace.
 
 A trace is cut into stretches that belong to a layer.  Within each run of stretches (a forward, a backward, a
 loop over parameters) the events of a middle layer are the same as its neighbour's, but for the layer they speak
-of.  So the trace of a model of any depth follows from the trace of the same model cut to six layers.
+of.  So the trace of a model of any depth follows from the trace of the same model cut to a few layers.
 Where layers of several kinds take turns, a period of them stands for a layer: everything below speaks of layers, and
 means periods.  :func:`repeated` refuses (returns ``None``) where the middle layers are not alike; then the walk is done
 in full.
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from qmem.estimator.paper import Region
 from qmem.ledger import Trace
 
-WALKED_LAYERS = 6
-"""Two layers at each end, which may differ from the others, and two in the middle to compare with each other."""
+ENDS = 2
+"""Layers at each end, which may differ from the others: in the first step they do, two deep."""
 
-_MIDDLE, _TWIN = 2, 3
-
+STEADY_ENDS = 1
+"""In a step like those before it, only the first and the last layer differ."""
 
 _NO_LAYER = -1
 
@@ -69,49 +69,70 @@ class _Template(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How a deep model is cut: to ``walked`` layers, in which a period of ``period`` layers repeats."""
+    """How a deep model is cut: to ``walked`` layers, in which a period of ``period`` layers repeats.
+
+    Between ``ends`` periods at each end lie two, of which the first, the middle one, is repeated, and compared with
+    the second, its twin.
+    """
 
     walked: int
     period: int
+    ends: int = ENDS
+
+    @property
+    def periods(self) -> int:
+        """How many periods are walked."""
+        return 2 * self.ends + 2
+
+    @property
+    def middle(self) -> int:
+        """The period that is repeated."""
+        return self.ends
+
+    @property
+    def twin(self) -> int:
+        """The period that it is compared with."""
+        return self.ends + 1
 
 
-def cut_of(kinds: Sequence[Any]) -> Cut | None:
+def cut_of(kinds: Sequence[Any], ends: int = ENDS) -> Cut | None:
     """The shortest cut of a model whose layers are of these kinds, or ``None`` where nothing repeats often enough.
 
     The periods at both ends may differ from the others.  The last takes what is left over; in the cut model it must be
     of the same kinds as in the whole one.
     """
     n_layers = len(kinds)
-    for period in range(1, n_layers // (WALKED_LAYERS + 1) + 1):
+    walked = Cut(0, 0, ends).periods
+    for period in range(1, n_layers // (walked + 1) + 1):
         last = (n_layers // period - 1) * period
-        walked_last = (WALKED_LAYERS - 1) * period
+        walked_last = (walked - 1) * period
         alike = all(kinds[i] == kinds[i - period] for i in range(2 * period, last))
         if alike and kinds[last:] == kinds[walked_last : walked_last + n_layers - last]:
-            return Cut(walked_last + n_layers - last, period)
+            return Cut(walked_last + n_layers - last, period, ends)
     return None
 
 
-def repeated(trace: Trace, regions: list[Region], n_layers: int, *, brief: bool, period: int = 1) -> Trace | None:
-    """The trace of ``n_layers`` layers from that of six, or ``None`` if the layers in the middle differ.
+def repeated(trace: Trace, regions: list[Region], n_layers: int, cut: Cut, *, brief: bool) -> Trace | None:
+    """The trace of ``n_layers`` layers from that of the cut model, or ``None`` if the layers in the middle differ.
 
     ``brief`` leaves out what is born and dies within one layer, but for the first and the last of the repeated
     ones: from one of them to the next every live byte count grows by the same amount, so the fullest moment lies in
     the first or the last.  Nothing that outlives a layer is left out.
     """
-    stretches = _stretches(trace, _by_period(regions, period))
-    templates = _Templates(trace, stretches).make()
-    if not _middle_layers_are_alike(stretches, templates):
+    stretches = _stretches(trace, _by_period(regions, cut))
+    templates = _Templates(trace, stretches, cut).make()
+    if not _middle_layers_are_alike(stretches, templates, cut):
         return None
-    return _Repeater(trace, n_layers // period, brief=brief).run(stretches, templates)
+    return _Repeater(trace, n_layers // cut.period, cut, brief=brief).run(stretches, templates)
 
 
-def _by_period(regions: list[Region], period: int) -> list[Region]:
+def _by_period(regions: list[Region], cut: Cut) -> list[Region]:
     """The regions of whole periods; the last period takes what is left over."""
-    if period == 1:
+    if cut.period == 1:
         return regions
     whole: list[Region] = []
     for event, layer in regions:
-        of = None if layer is None else min(layer // period, WALKED_LAYERS - 1)
+        of = None if layer is None else min(layer // cut.period, cut.periods - 1)
         if of is None or not whole or whole[-1].layer != of:
             whole.append(Region(event, of))
     return whole
@@ -136,8 +157,8 @@ def _stretches(trace: Trace, regions: list[Region]) -> list[_Stretch]:
 class _Templates:
     """Makes a template of every stretch."""
 
-    def __init__(self, trace: Trace, stretches: list[_Stretch]) -> None:
-        self.trace, self.stretches = trace, stretches
+    def __init__(self, trace: Trace, stretches: list[_Stretch], cut: Cut) -> None:
+        self.trace, self.stretches, self.cut = trace, stretches, cut
         self.first_handles = [stretch.first_handle for stretch in stretches]
 
     def make(self) -> list[_Template]:
@@ -161,12 +182,12 @@ class _Templates:
     def _foreign(self, index: int, handle: int, layer: int) -> _Foreign:
         home = self.stretches[bisect_right(self.first_handles, handle) - 1]
         # What a layer at one end frees of a layer at the other stays with the ends, however many lie between.
-        both = home.layer != _NO_LAYER != layer and abs(home.layer - layer) < WALKED_LAYERS // 2
+        both = home.layer != _NO_LAYER != layer and abs(home.layer - layer) < self.cut.periods // 2
         of = home.layer - layer if both else home.layer
         return _Foreign(index, home.run, of, both, handle - home.first_handle)
 
 
-def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Template]) -> bool:
+def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Template], cut: Cut) -> bool:
     """In every run all layers but the ends allocate the same, and the middle one and its twin free the same."""
     by_run: dict[int, dict[int, _Template]] = {}
     for stretch, template in zip(stretches, templates, strict=True):
@@ -174,14 +195,14 @@ def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Templat
     for layers in by_run.values():
         if set(layers) == {_NO_LAYER}:
             # What a layer in the middle has made cannot be freed outside the layers: by whom, for the repeated ones?
-            if any(1 < free.layer < WALKED_LAYERS - 2 for free in layers[_NO_LAYER].foreign):
+            if any(cut.middle <= free.layer <= cut.twin for free in layers[_NO_LAYER].foreign):
                 return False
             continue
-        if set(layers) != set(range(WALKED_LAYERS)):
+        if set(layers) != set(range(cut.periods)):
             return False
-        if any(layers[layer].sizes != layers[1].sizes for layer in range(2, WALKED_LAYERS - 1)):
+        if any(layers[layer].sizes != layers[1].sizes for layer in range(2, cut.periods - 1)):
             return False
-        middle, twin = layers[_MIDDLE], layers[_TWIN]
+        middle, twin = layers[cut.middle], layers[cut.twin]
         if (middle.events, middle.foreign) != (twin.events, twin.foreign):
             return False
     return True
@@ -214,9 +235,9 @@ class _Repeater:
     ``homes`` say, by run and layer, from which handle on a stretch was written, and the ranks of its allocations.
     """
 
-    def __init__(self, trace: Trace, n_layers: int, *, brief: bool) -> None:
-        self.source, self.n_layers = trace, n_layers
-        self.abridged = range(_MIDDLE + 1, n_layers - WALKED_LAYERS + _MIDDLE) if brief else range(0)
+    def __init__(self, trace: Trace, n_layers: int, cut: Cut, *, brief: bool) -> None:
+        self.source, self.n_layers, self.cut = trace, n_layers, cut
+        self.abridged = range(cut.middle + 1, n_layers - cut.periods + cut.middle) if brief else range(0)
         self.longer = Trace()
         self.longer.label_table = trace.label_table
         self.homes: dict[tuple[int, int], tuple[int, dict[int, int] | range]] = {}
@@ -232,19 +253,19 @@ class _Repeater:
                 self._write(templates[index], stretch.run, _NO_LAYER)
                 index += 1
             else:
-                of_layer = {stretches[i].layer: templates[i] for i in range(index, index + WALKED_LAYERS)}
+                of_layer = {stretches[i].layer: templates[i] for i in range(index, index + self.cut.periods)}
                 self._write_layers(of_layer, stretch)
-                index += WALKED_LAYERS
+                index += self.cut.periods
         moved[len(self.source.events)] = len(self.longer.events)
         self.longer.marks = [mark._replace(event=moved[mark.event]) for mark in self.source.marks]
         return self.longer
 
     def _write_layers(self, of_layer: dict[int, _Template], first: _Stretch) -> None:
         """One run: from the first layer to the last or, in a backward, from the last to the first."""
-        last = self.n_layers - 1
-        lasting = _lasting(of_layer[_MIDDLE])
+        last, middle = self.n_layers - 1, self.cut.middle
+        lasting = _lasting(of_layer[middle])
         for layer in range(self.n_layers) if first.layer == 0 else range(last, -1, -1):
-            walked = layer if layer <= _MIDDLE else max(_MIDDLE, layer - self.n_layers + WALKED_LAYERS)
+            walked = layer if layer <= middle else max(middle, layer - self.n_layers + self.cut.periods)
             self._write(lasting if layer in self.abridged else of_layer[walked], first.run, layer)
 
     def _write(self, template: _Template, run: int, layer: int) -> None:
@@ -263,7 +284,7 @@ class _Repeater:
         home = free.layer
         if free.distance:
             home += layer
-        elif home > 1:  # the last layers count from the end
-            home += self.n_layers - WALKED_LAYERS
+        elif home > self.cut.twin:  # the last layers count from the end
+            home += self.n_layers - self.cut.periods
         start, rank = self.homes[free.run, home]
         return start + rank[free.ordinal]

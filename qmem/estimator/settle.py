@@ -16,7 +16,11 @@ _NEVER = 1 << 60
 
 
 class PhaseSpan(NamedTuple):
-    """A phase in the trace: its events ``first..last`` (``last`` excluded) and the event of its high water."""
+    """A phase in the trace: its events ``first..last`` (``last`` excluded) and the event of its high water.
+
+    Where no event takes the phase above the level that it begins at, that is the event before ``first``: torch's peak
+    begins at what is held when it is reset, too.
+    """
 
     mark: Mark
     first: int
@@ -31,6 +35,11 @@ class PhaseSpan(NamedTuple):
     def closing(self) -> Moment:
         """The moment after its last event."""
         return self.moment(self.last - 1)
+
+    @property
+    def start(self) -> int:
+        """The event after which it begins."""
+        return max(self.first - 1, 0)
 
 
 class Settled(NamedTuple):
@@ -76,19 +85,23 @@ def _spans(trace: Trace, allocated: list[int]) -> list[PhaseSpan]:
     spans = []
     for mark, last in zip(marks, ends, strict=True):
         if mark.event < last:
-            high_water = allocated.index(max(allocated[mark.event : last]), mark.event)
-            spans.append(PhaseSpan(mark, mark.event, last, high_water))
+            span = PhaseSpan(mark, mark.event, last, mark.event)
+            spans.append(span._replace(high_water=_highest(allocated, span)))
     return spans
+
+
+def _highest(series: list[int], span: PhaseSpan) -> int:
+    """The first event of a phase after which the most is held."""
+    return series.index(max(series[span.start : span.last]), span.start)
 
 
 def _readings(spans: list[PhaseSpan], series: list[int], waterline: Waterline) -> list[Reading]:
     readings = []
     for span in spans:
-        peak = max(series[span.first : span.last])
-        at = span.moment(series.index(peak, span.first))
-        current = series[span.last - 1]
+        at = _highest(series, span)
+        peak, current = series[at], series[span.last - 1]
         readings += [
-            Reading(moment=at, waterline=waterline, measure="peak", n_bytes=peak, counter="walk"),
+            Reading(moment=span.moment(at), waterline=waterline, measure="peak", n_bytes=peak, counter="walk"),
             Reading(moment=span.closing, waterline=waterline, measure="current", n_bytes=current, counter="walk"),
         ]
     return readings
@@ -103,12 +116,13 @@ class _Group:
         self.count = self.n_bytes = self.rounding = self.biggest = 0
         self.because = ""
 
-    def add(self, n_bytes: int, block: int, because: str) -> None:
-        self.count += 1
+    def add(self, sizes: list[int], blocks: list[int], because: str) -> None:
+        n_bytes, biggest = sum(sizes), max(sizes)
+        self.count += len(sizes)
         self.n_bytes += n_bytes
-        self.rounding += block - n_bytes
-        if n_bytes > self.biggest:
-            self.biggest, self.because = n_bytes, because
+        self.rounding += sum(blocks) - n_bytes
+        if biggest > self.biggest:
+            self.biggest, self.because = biggest, because
 
 
 class _Life(NamedTuple):
@@ -129,7 +143,7 @@ class _Holdings:
     def items(self) -> list[Item]:
         """The items, and the rounding of each where there is any."""
         births, deaths = self._lives()
-        residents = self._residents(births, deaths)
+        residents = self._residents(deaths)
         for (born, dies), handles in residents.items():
             end = None if dies == len(self.spans) else self.spans[dies].moment(self.starts[dies])
             self._group(_Life(self.spans[born].closing, end), handles)
@@ -148,14 +162,14 @@ class _Holdings:
                 deaths[~event] = index
         return births, deaths
 
-    def _residents(self, births: list[int], deaths: list[int]) -> dict[tuple[int, int], list[int]]:
+    def _residents(self, deaths: list[int]) -> dict[tuple[int, int], list[int]]:
         """Handles that outlive the phase of their birth, by the phases of their birth and death."""
         residents: dict[tuple[int, int], list[int]] = {}
-        ends = [span.last for span in self.spans]
-        for handle, (birth, death) in enumerate(zip(births, deaths, strict=True)):
-            born = bisect_right(self.starts, birth) - 1
-            if death >= ends[born]:
-                dies = len(ends) if death == _NEVER else bisect_right(self.starts, death) - 1
+        events = self.trace.events
+        for born, span in enumerate(self.spans):
+            for handle in (e for e in events[span.first : span.last] if e >= 0 and deaths[e] >= span.last):
+                death = deaths[handle]
+                dies = len(self.spans) if death == _NEVER else bisect_right(self.starts, death) - 1
                 residents.setdefault((born, dies), []).append(handle)
         return residents
 
@@ -164,8 +178,8 @@ class _Holdings:
         seen: list[list[int]] = [[] for _ in self.spans]
         for phase, span in enumerate(self.spans):
             first, high, last = span.first, span.high_water, span.last
-            if high == last - 1:
-                continue  # the closing: only residents are left
+            if high in (first - 1, last - 1):
+                continue  # where it begins and where it closes there are only residents
             born_here = [e for e in self.trace.events[first : high + 1] if e >= 0 and deaths[e] > high]
             dying_here = [~e for e in self.trace.events[high + 1 : last] if e < 0 and births[~e] < first]
             seen[phase] = born_here + dying_here
@@ -182,8 +196,7 @@ class _Holdings:
             kind, owner, because = table[label]
             key = (life, kind, series_name(owner), because)
             group = self.groups.setdefault(key, _Group())
-            for handle in members:
-                group.add(sizes[handle], blocks[handle], because)
+            group.add([sizes[handle] for handle in members], [blocks[handle] for handle in members], because)
 
     def _items(self, key: tuple[_Life, Kind, str, str], group: _Group) -> list[Item]:
         (born, dies), kind, owner, because = key

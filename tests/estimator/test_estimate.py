@@ -81,6 +81,15 @@ def test_memory_does_not_fall_when_batch_sequence_or_rank_rises(model, field, st
     assert after.peak.requested_bytes + after.paged_bytes >= before.peak.requested_bytes + before.paged_bytes
 
 
+@pytest.mark.parametrize("job", [Job(model="Qwen3-0.6B", stack="plain"), Job(model="Qwen3-0.6B", grad_accum=4)])
+def test_the_peak_of_a_phase_is_no_less_than_what_it_begins_with(job):
+    readings = [reading for reading in estimate(job, replay="none").readings if reading.waterline == "allocated"]
+    peaks, currents = readings[::2], readings[1::2]
+    assert {one.measure for one in peaks} == {"peak"}
+    assert {one.measure for one in currents} == {"current"}
+    assert all(peak.n_bytes >= before.n_bytes for peak, before in zip(peaks[1:], currents, strict=False))
+
+
 def test_the_readme_job_is_the_recorded_one():
     ledger = estimate(Job(model="Qwen3-14B", rank=8), find_gpu("a100-80"), replay="full")
     assert ledger.peak.allocated_bytes == 20_372_043_264

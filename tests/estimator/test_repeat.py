@@ -4,7 +4,7 @@ import pytest
 
 from qmem.allocator import round_to_grain
 from qmem.estimator import estimation, trace_of
-from qmem.estimator.repeat import WALKED_LAYERS, Cut, cut_of, repeated
+from qmem.estimator.repeat import STEADY_ENDS, Cut, cut_of, repeated
 from qmem.estimator.settle import Settled, settle
 from qmem.job import Job
 from qmem.ledger import Trace
@@ -47,13 +47,13 @@ JOBS = [
 
 
 def compared(job: Job) -> tuple[Trace, Trace | None, Trace | None, int]:
-    """The full walk, and the walk of six layers (or periods) repeated in full and in brief."""
+    """The full walk, and the walk of a few layers (or periods) repeated in full and in brief."""
     described = estimation._describe(job, None)
     n_layers = described.architecture.n_layers
     cut = estimation._cut(described)
     walked = estimation._program(described, cut.walked)
     full, brief = (
-        repeated(walked.trace, walked.regions, n_layers, brief=brief, period=cut.period) for brief in (False, True)
+        repeated(walked.trace, walked.regions, n_layers, cut, brief=brief) for brief in (False, True)
     )
     return estimation._program(described, n_layers).trace, full, brief, n_layers
 
@@ -83,6 +83,17 @@ def test_repeating_a_layer_gives_the_full_walk_event_by_event(job):
     assert item_facts(settled(brief, n_layers)) == item_facts(settled(full, n_layers))
 
 
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: f"{job.model}-{job.method}-{job.stack}-{job.optimizer}-{job.seq}")
+def test_a_steady_step_repeats_from_fewer_layers_event_by_event(job):
+    described = estimation._describe(job, None)
+    n_layers = described.architecture.n_layers
+    cut = estimation._cut(described, STEADY_ENDS)
+    walked = estimation._program(described, cut.walked, steady=True)
+    full = repeated(walked.trace, walked.regions, n_layers, cut, brief=False)
+    whole = estimation._program(described, n_layers, steady=True).trace
+    assert (full.events, full.sizes, full.marks) == (whole.events, whole.sizes, whole.marks)
+
+
 def test_a_cut_keeps_the_kinds_of_layers_that_take_turns():
     assert cut_of("s" * 7) == Cut(6, 1)
     assert cut_of("s" * 6) is None
@@ -109,8 +120,9 @@ def test_layers_of_one_kind_are_cut_only_where_all_of_them_run_alike(job):
 
 def test_layers_that_differ_are_not_repeated():
     described = estimation._describe(Job(model="Qwen3-0.6B"), None)
-    cut = estimation._program(described, WALKED_LAYERS)
-    longest = max(range(len(cut.regions) - 1), key=lambda i: cut.regions[i].layer == 2)
-    handle = next(e for e in cut.trace.events[cut.regions[longest].event :] if e >= 0)
-    cut.trace.sizes[handle] += 512
-    assert repeated(cut.trace, cut.regions, described.architecture.n_layers, brief=False) is None
+    cut = estimation._cut(described)
+    walked = estimation._program(described, cut.walked)
+    longest = max(range(len(walked.regions) - 1), key=lambda i: walked.regions[i].layer == cut.middle)
+    handle = next(e for e in walked.trace.events[walked.regions[longest].event :] if e >= 0)
+    walked.trace.sizes[handle] += 512
+    assert repeated(walked.trace, walked.regions, described.architecture.n_layers, cut, brief=False) is None
