@@ -67,7 +67,8 @@ def _refuse_stored_formats(config: Mapping[str, Any]) -> None:
     method = stored.get("quant_method", "bitsandbytes") if isinstance(stored, Mapping) else None
     if method not in (None, "bitsandbytes"):
         raise UnsupportedError(
-            f"this checkpoint stores {method} weights, which qmem does not model", hint="plan its base model in nf4"
+            f"this checkpoint stores {method} weights, which qmem does not model",
+            hint="plan a copy with 16-bit weights: a config.json without quantization_config",
         )
 
 

@@ -79,8 +79,9 @@ def _from_catalogue(name: str) -> FoundModel | None:
 
 
 def _found(name: str, model: CatalogueModel) -> FoundModel:
-    config = model.config
-    stored = stored_quantization(config).upper()
+    config, stored = model.config, stored_quantization(model.config).upper()
+    if stored:
+        config = {key: value for key, value in config.items() if key != "quantization_config"}
     return FoundModel(
         id=model.id,
         config=config,
@@ -101,7 +102,7 @@ def _notes(name: str, model: CatalogueModel, stored: str) -> Iterator[str]:
     elif stores_bitsandbytes(name):
         yield f"{name} is quantized by bitsandbytes already; here the job decides how"
     if stored:
-        yield f"{model.id} stores {stored} weights; it is planned from 16-bit weights"
+        yield f"{model.id} stores {stored} weights; planned is a copy with 16-bit weights, which a job can quantize"
     if model.unsure_fields:
         yield f"unsure in the catalogue: {', '.join(model.unsure_fields)}"
     if model.note:

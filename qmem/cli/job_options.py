@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 import click
 
 from qmem.cli.command import SectionOption
+from qmem.cli.streams import write_note
 from qmem.errors import UsageError
 from qmem.job.job import DTYPE_ALIASES, OPTIMIZER_ALIASES, Job, make_job
 
@@ -57,7 +58,7 @@ FLAGS = (
     Flag("seq", STEP, "Tokens a sequence"),
     Flag("checkpointing", STEP, "Gradient checkpointing"),
     Flag("optimizer", STEP, "transformers' name of the optimizer"),
-    Flag("attention", STEP, "Implementation of attention"),
+    Flag("attention", STEP, "Implementation of attention", "sdpa, or eager where a family has no sdpa"),
     Flag("loss", STEP, "How logits and loss are computed"),
     Flag("compute_dtype", STEP, "Dtype of 4-bit products and of autocast"),
     Flag("amp", STEP, "Autocast", "the stack decides"),
@@ -129,7 +130,17 @@ def job_from_flags(given: dict[str, Any], nameless: bool = False) -> Job:
         fields.setdefault("model", "")
     if "model" not in fields:
         raise UsageError("no model is named", hint="write for example qmem estimate Qwen3-14B")
-    return make_job({**fields, "facts": facts})
+    job = make_job({**fields, "facts": facts})
+    return job if nameless or "attention" in fields else _with_usual_attention(job)
+
+
+def _with_usual_attention(job: Job) -> Job:
+    from qmem.catalogue.attention import with_usual_attention
+
+    job, note = with_usual_attention(job)
+    if note:
+        write_note(note)
+    return job
 
 
 def _set_by_flags(given: dict[str, Any]) -> dict[str, Any]:

@@ -272,9 +272,22 @@ def _warnings(described: Described) -> tuple[str, ...]:
     return (
         *described.found.notes,
         *described.plan.warnings,
+        *_unquantized_experts(described),
         *([beyond] if beyond else []),
         *allocator_warnings(settings),
     )
+
+
+def _unquantized_experts(described: Described) -> Iterator[str]:
+    """What surprises most in a mixture: bitsandbytes replaces linear layers, and fused experts are none."""
+    if described.job.effective_quant == "none" or not described.architecture.fused_experts:
+        return
+    experts = sum(parameter.numel for parameter in described.architecture.parameters if parameter.role == "expert")
+    if experts:
+        casts = described.facts.kbit_preparation and described.facts.cast_norms
+        then = "; the k-bit preparation makes them fp32, which --set cast_norms=no leaves out" if casts else ""
+        stay = f"{experts:,} parameters of fused experts stay in {described.job.dtype}"
+        yield f"bitsandbytes quantizes linear layers only: {stay}{then}"
 
 
 @contextmanager

@@ -51,7 +51,7 @@ FLAGS = (
     (["Qwen3-0.6B", "--explain", "no such kind"], "no such kind"),
     (["Qwen3-0.6B", "--job", "no-such-file.toml"], "no-such-file.toml: No such file or directory"),
     (["Qwen3-0.6B", "--phantom", "a100-80"], "there is no option '--phantom'"),
-    (["gpt-j-6b"], "gptj"),
+    (["gpt-j-6b", "--attention", "sdpa"], "gptj"),
 )
 
 

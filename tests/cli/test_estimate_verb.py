@@ -137,3 +137,17 @@ def test_any_width_is_served(qmem_process, columns: str) -> None:
     answer = qmem_process("estimate", *JOB, COLUMNS=columns)
     assert (answer.code, answer.err) == (0, "")
     assert "total allocated" in " ".join(answer.out.split())
+
+
+def test_a_family_without_sdpa_is_planned_with_eager_attention_and_says_so(qmem) -> None:
+    answer = qmem("estimate", "gemma-2-2b", "--seq", "256", "--json")
+    assert (answer.code, from_json(answer.out).job.attention) == (0, "eager")
+    assert "eager, since transformers does not run gemma2 with sdpa" in answer.err
+    asked = qmem("estimate", "gemma-2-2b", "--attention", "sdpa")
+    assert (asked.code, asked.out) == (2, "")
+
+
+def test_a_checkpoint_in_mxfp4_is_planned_as_its_16_bit_copy(qmem) -> None:
+    answer = qmem("estimate", "gpt-oss-20b", "--seq", "256")
+    assert answer.code == 0
+    assert "stores MXFP4 weights; planned is a copy with 16-bit weights" in " ".join(answer.out.split())

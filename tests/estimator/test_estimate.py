@@ -170,3 +170,12 @@ def test_amd_cards_are_refused():
 def test_a_sequence_beyond_the_positions_is_a_warning():
     ledger = estimate(Job(model="Llama-2-7b-hf", seq=8192))
     assert any("beyond the 4096 positions" in warning for warning in ledger.warnings)
+
+
+def test_experts_that_bitsandbytes_cannot_quantize_are_a_warning():
+    (unquantized,) = [text for text in estimate(Job(model="Qwen3-30B-A3B", seq=128)).warnings if "experts" in text]
+    assert "28,991,029,248 parameters of fused experts stay in bf16" in unquantized  # 48 x 128 x 3 x 2048 x 768
+    assert "makes them fp32" in unquantized
+    plain = estimate(Job(model="Qwen3-30B-A3B", seq=128, stack="plain")).warnings
+    assert any("experts" in text and "fp32" not in text for text in plain)
+    assert not any("experts" in text for text in estimate(Job(model="Qwen3-30B-A3B", method="lora", seq=128)).warnings)

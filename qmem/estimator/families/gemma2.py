@@ -25,7 +25,7 @@ def build(parts: Parts) -> CausalLM:
     soft_capped = parts.config["attn_logit_softcapping"] is not None
     if soft_capped and parts.attention != "eager":
         raise UnsupportedError(
-            f"attn_logit_softcapping with the attention {parts.attention}, which transformers refuses too,",
+            f"attn_logit_softcapping with the attention {parts.attention}, which transformers refuses too",
             hint="use --attention eager, or set attn_logit_softcapping to null in config.json",
         )
     of = hybrid_options(parts)._replace(soft_capped=soft_capped)

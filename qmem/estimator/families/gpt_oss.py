@@ -36,7 +36,7 @@ def build(parts: Parts) -> CausalLM:
     refuse_what_is_not_walked(parts)
     if parts.attention != "eager":
         raise UnsupportedError(
-            f"GPT-OSS with the attention {parts.attention}, which transformers refuses too,",
+            f"GPT-OSS with the attention {parts.attention}, which transformers refuses too",
             hint="use --attention eager",
         )
     config = parts.config
