@@ -95,6 +95,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     world_size: int = 1
 
     def __post_init__(self) -> None:
+        _settle_types(self)
         _check_numbers(self)
         _check_method(self)
 
@@ -123,10 +124,9 @@ def make_job(fields: dict[str, Any]) -> Job:
     if unknown:
         known = ", ".join(Job.__struct_fields__)
         raise UsageError(f"a job has no field {unknown[0]!r}", hint=f"its fields are {known}")
-    try:
-        return msgspec.convert({name: _usual_name(name, value) for name, value in fields.items()}, Job)
-    except msgspec.ValidationError as error:
-        raise UsageError(_readable(error, fields)) from error
+    if "model" not in fields:
+        raise UsageError("a job has no model", hint='write for example model = "Qwen3-14B"')
+    return Job(**fields)
 
 
 def assumed_defaults(job: Job) -> dict[str, Any]:
@@ -145,20 +145,27 @@ def _usual_name(field: str, value: Any) -> Any:
     return DTYPE_ALIASES.get(value, value) if field.endswith("dtype") or field == "quant_storage" else value
 
 
-def _readable(error: msgspec.ValidationError, fields: dict[str, Any]) -> str:
-    """``rank: Expected `int`, got `str` (it is 'x')`` from msgspec's message and path."""
-    text, _, path = str(error).partition(" - at `$.")
-    name = path.rstrip("`").partition("[")[0]
-    if name not in fields:
-        return text
-    choices = _choices(name)
-    expected = f"{name} is {fields[name]!r}, but must be one of {', '.join(choices)}" if choices else ""
-    return expected or f"{name} is {fields[name]!r}: {text}"
+def _settle_types(job: Job) -> None:
+    """Every field in its own type and spelling, however the job was made: a list of targets becomes a tuple."""
+    for name, hint in Job.__annotations__.items():
+        given = getattr(job, name)
+        try:
+            settled = msgspec.convert(_usual_name(name, given), hint)
+        except msgspec.ValidationError as error:
+            raise UsageError(_readable(name, given, hint, error)) from error
+        if settled is not given:
+            msgspec.structs.force_setattr(job, name, settled)
 
 
-def _choices(name: str) -> list[str]:
+def _readable(name: str, given: Any, hint: Any, error: msgspec.ValidationError) -> str:
+    """``rank is 'x': Expected `int`, got `str` ``, or the choices where there are some."""
+    choices = _choices(hint)
+    expected = f"must be one of {', '.join(choices)}" if choices else ""
+    return f"{name} is {given!r}, but {expected}" if expected else f"{name} is {given!r}: {error}"
+
+
+def _choices(hint: Any) -> list[str]:
     """The values a field can take where it is a choice among names, else nothing."""
-    (hint,) = (field.type for field in msgspec.structs.fields(Job) if field.name == name)
     options = getattr(hint, "__args__", ())
     return [str(value) for value in options if isinstance(value, str)] or [
         str(value) for option in options for value in getattr(option, "__args__", ()) if isinstance(value, str)

@@ -84,3 +84,24 @@ def test_a_job_survives_json(rank, batch, targets):
     job = Job(model="m", rank=rank, batch=batch, targets=tuple(targets))
     assert msgspec.json.decode(msgspec.json.encode(job), type=Job) == job
     assert make_job(msgspec.to_builtins(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("checkpointing", "none", "checkpointing is 'none': Expected `bool`"),
+        ("rank", "8", "rank is '8': Expected `int`"),
+        ("batch", True, "batch is True: Expected `int`"),
+        ("method", "qlor", "method is 'qlor', but must be one of qlora, lora, full"),
+        ("targets", ["q_proj", 3], "targets is"),
+    ],
+)
+def test_a_job_made_in_python_is_checked_as_one_from_a_file(field, value, said):
+    with pytest.raises(UsageError, match=said):
+        Job(model="Qwen3-0.6B", **{field: value})
+
+
+def test_a_job_made_in_python_takes_the_same_spellings_as_one_from_a_file():
+    made = Job(model="Qwen3-0.6B", targets=["q_proj"], dtype="bfloat16", optimizer="paged_adamw")
+    assert (made.targets, made.dtype, made.optimizer) == (("q_proj",), "bf16", "paged_adamw_32bit")
+    assert made == make_job({"model": "Qwen3-0.6B", "targets": ["q_proj"]})
