@@ -33,6 +33,9 @@ RESULT_IN_REGISTERS = 128
 """Widest head whose result the memory-efficient kernel keeps in registers (``kernel_forward.h``,
 ``kNeedsOutputAccumulatorBuffer``)."""
 
+GROUPED_HEAD_DIM = 256
+"""Widest head whose keys and values transformers leaves grouped (``use_gqa_in_sdpa``)."""
+
 BIAS_ROW = 8
 """The memory-efficient kernel reads rows of a bias that are a multiple of this (``attention.cpp``,
 ``preprocess_mask``)."""
@@ -90,15 +93,20 @@ def attend_with_bias(
 
 
 def repeat_kv(x: PaperTensor, n_heads: int) -> PaperTensor:
-    """Keys or values at all heads: a copy where heads are shared; backward of the expansion is a sum.
+    """Keys or values at all heads: a copy where heads are shared; backward of the expansion is a sum, seen as ``x`` is.
 
     A single head is expanded without a copy.
     """
     b, kv_heads, s, d = x_shape = x.shape
     if kv_heads == n_heads:
         return x
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        summed = empty(g.paper, x_shape, g.dtype)
+        return (PaperTensor(x_shape, g.dtype, summed.storage, base=summed),)
+
     x = taken_whole(x, 4)
-    node = record(x.paper, "repeat_kv", [x], lambda g, _: (empty(g.paper, x_shape, g.dtype),))
+    node = record(x.paper, "repeat_kv", [x], backward)
     if kv_heads == 1:
         return PaperTensor((b, n_heads, s, d), x.dtype, x.storage, node, base=x)
     return empty(x.paper, (b, n_heads, s, d), x.dtype, node)
@@ -109,11 +117,12 @@ def sdpa(
 ) -> PaperTensor:
     """``F.scaled_dot_product_attention`` as transformers calls it: ``[b, heads, s, d]`` in and out.
 
-    Without a mask heads stay grouped (``enable_gqa``); a mask of any sort forces keys and values to all heads.
+    Without a mask heads stay grouped (``enable_gqa``); a mask of any sort forces keys and values to all heads, and so
+    do heads wider than 256.
     Autocast casts v, k, q in that order.  The kernel is torch's choice (``sdpa_choice.py``).  The math kernel leaves
     its result contiguous, the others with swapped dimensions.
     """
-    if mask is not None:
+    if mask is not None or k.shape[3] > GROUPED_HEAD_DIM:
         k = repeat_kv(k, q.shape[1])
         v = repeat_kv(v, q.shape[1])
     return torch_sdpa(q, k, v, mask, drop=drop, causal=causal)
@@ -221,6 +230,7 @@ def _flash(q: PaperTensor, k: PaperTensor, v: PaperTensor, drop: float) -> Paper
 def _cudnn(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | None) -> PaperTensor:
     """The attention of cuDNN (Hopper, B200): saves q, k, v, the bias, output, log-sum-exp and random state.
 
+    The output lies as the queries do (``alloc_with_matching_layout``).
     Backward: dq, dk, dv at their own heads and one fp32 workspace of ``b x h x s x (d + 1)``.  What a plan of cuDNN
     asks for on top is not known.
     """
@@ -236,7 +246,7 @@ def _cudnn(q: PaperTensor, k: PaperTensor, v: PaperTensor, bias: PaperTensor | N
     node = record(paper, "cuDNN attention", [q, k, v, bias], backward, (q, k, v, bias))
     seed = empty(paper, (), "int64")
     offset = empty(paper, (), "int64")
-    out = empty(paper, q_shape, q.dtype, node, swapped=True)
+    out = empty(paper, q_shape, q.dtype, node, swapped=q.swapped)
     log_sum_exp = empty(paper, (b, h, s, 1), "fp32")
     save_output(node, out, log_sum_exp, seed, offset)
     return out
@@ -383,20 +393,24 @@ def eager(
 
 
 def softmax_fp32(x: PaperTensor) -> PaperTensor:
-    """``softmax(x, dtype=torch.float32)``: saves its result; backward holds ``grad * output`` besides its own."""
-    return softmax(to(x, "fp32"))
+    """``softmax(x, dtype=torch.float32)``: fp16 goes in as it is, bf16 is made fp32 first (``SoftMax.cpp``)."""
+    return softmax(x if x.dtype == "fp16" else to(x, "fp32"), "fp32")
 
 
-def softmax(x: PaperTensor) -> PaperTensor:
-    """``softmax`` in the dtype of ``x``: saves its result; backward holds ``grad * output`` besides its own."""
+def softmax(x: PaperTensor, dtype: str = "") -> PaperTensor:
+    """``softmax``, by default in the dtype of ``x``.
+
+    Saves its result; its backward makes a gradient in the dtype of ``x`` and holds ``grad * output`` besides.
+    """
+    of = x.dtype
 
     def backward(_g: PaperTensor, _: list[bool], result: PaperTensor) -> Gradients:
-        grad = like(result)
+        grad = like(result, dtype=of)
         product = like(result)
         del product
         return (grad,)
 
     node = record(x.paper, "softmax", [x], backward)
-    result = like(x, node)
+    result = like(x, node, dtype=dtype or of)
     save_output(node, result)
     return result

@@ -9,7 +9,7 @@ unless told otherwise), ``models/qwen3_moe/modeling_qwen3_moe.py``; torch 2.14.1
 from typing import NamedTuple
 
 from qmem.estimator.activations import Activation
-from qmem.estimator.attention import softmax_fp32
+from qmem.estimator.attention import softmax, softmax_fp32
 from qmem.estimator.fused_adapters import FusedParameter
 from qmem.estimator.operations import add_in_place, linear, mul, to, use_cublas, view
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
@@ -47,7 +47,7 @@ class TopKRouter(Module):
 
     Attributes:
         normalizes: the probabilities of the chosen are made to sum to one.
-        keeps_fp32: they stay in fp32 (``MixtralTopKRouter``).
+        keeps_fp32: the logits are made fp32 first, and the probabilities stay so (``MixtralTopKRouter``).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TopKRouter(Module):
     def forward(self, hidden_states: PaperTensor) -> Routed:
         """One row a token."""
         router_logits = linear(hidden_states, self.weight.read())
-        router_probs = softmax_fp32(router_logits)
+        router_probs = softmax(to(router_logits, "fp32")) if self.keeps_fp32 else softmax_fp32(router_logits)
         router_top_value, router_indices = topk(router_probs, self.top_k)
         if self.normalizes:
             router_top_value = divide_in_place(router_top_value, sum_last(router_top_value))

@@ -167,6 +167,12 @@ def mul(a: PaperTensor, b: PaperTensor) -> PaperTensor:
     return like(max(a, b, key=lambda x: (x.numel, len(x.shape))), node, _promoted(a, b))
 
 
+def mul_in_place(x: PaperTensor, constant: PaperTensor) -> PaperTensor:
+    """``x *= constant``, where the constant needs no gradient: saves it; backward makes one of the size of ``x``."""
+    node = record(x.paper, "mul_", [x], lambda g, _, _saved: (_gradient(g),), (constant,))
+    return PaperTensor(x.shape, x.dtype, x.storage, node, swapped=x.swapped)
+
+
 def subtract(x: PaperTensor, constant: PaperTensor) -> PaperTensor:
     """``x - constant``, where the constant needs no gradient: the result; the gradient passes through."""
     return like(x, record(x.paper, "sub", [x], lambda g, _: (g,)), _promoted(x, constant))
@@ -177,8 +183,8 @@ def divide(x: PaperTensor, constant: PaperTensor) -> PaperTensor:
     return like(x, record(x.paper, "div", [x], lambda g, _, _saved: (_gradient(g),), (constant,)))
 
 
-def square(x: PaperTensor) -> PaperTensor:
-    """``x.pow(2)``: saves ``x``.  Backward is ``grad * (2 * x.pow(1))``: two temporaries, freed with it."""
+def power(x: PaperTensor) -> PaperTensor:
+    """``x.pow(c)``: saves ``x``.  Backward is ``grad * (c * x.pow(c - 1))``: two temporaries, freed with it."""
 
     def backward(_g: PaperTensor, _: list[bool], saved: PaperTensor) -> Gradients:
         power = like(saved)
@@ -188,6 +194,11 @@ def square(x: PaperTensor) -> PaperTensor:
         return (grad,)
 
     return like(x, record(x.paper, "pow", [x], backward, (x,)))
+
+
+def square(x: PaperTensor) -> PaperTensor:
+    """``x.pow(2)``."""
+    return power(x)
 
 
 def mean_last(x: PaperTensor) -> PaperTensor:
@@ -351,11 +362,10 @@ def fold(x: PaperTensor) -> PaperTensor:
 
 
 def batched_matmul(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> PaperTensor:
-    """``torch.matmul`` of two ``[b, h, ., .]`` tensors: saves both."""
-    b = cast_for_matmul(b)
-    a = cast_for_matmul(a)
-    a = fold(a)
-    b = fold(b)
+    """``torch.matmul`` of two ``[b, h, ., .]`` tensors: saves both; what autocast has cast lives until it returns."""
+    cast_b = cast_for_matmul(b)
+    cast_a = cast_for_matmul(a)
+    a, b = fold(cast_a), fold(cast_b)
     a_shape, b_shape = a.shape, b.shape
 
     def backward(g: PaperTensor, _: list[bool], _a: PaperTensor, _b: PaperTensor) -> Gradients:
@@ -366,6 +376,7 @@ def batched_matmul(a: PaperTensor, b: PaperTensor, *, transpose_b: bool) -> Pape
 
     node = record(a.paper, "bmm", [a, b], backward, (a, b))
     product = empty(a.paper, (*a_shape[:3], b_shape[2] if transpose_b else b_shape[3]), a.dtype, node)
+    del a, b, cast_a, cast_b  # the first argument ends first
     return _unfold(product)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from qmem.errors import UnsupportedError
 from qmem.estimator.activations import gelu
-from qmem.estimator.attention import softmax_fp32
+from qmem.estimator.attention import softmax
 from qmem.estimator.checkpointing import Checkpoint
 from qmem.estimator.families.gpt_oss import clamp
 from qmem.estimator.families.parts import CausalLM, Parts
@@ -61,7 +61,7 @@ class Attention(Module):
         attention_scores = scale(batched_matmul(query_states, key_states, transpose_b=True))
         attention_scores = add(attention_scores, position_bias)
         attention_scores = masked_fill(attention_scores, mask)
-        attn_weights = to(softmax_fp32(attention_scores), value_states.dtype)
+        attn_weights = to(softmax(to(attention_scores, "fp32")), value_states.dtype)
         attn_weights = dropped(attn_weights, of.attn_pdrop)
         context_states = batched_matmul(attn_weights, value_states, transpose_b=False)
         context_states = view(contiguous(swap_heads(context_states)), (b, s, width))
