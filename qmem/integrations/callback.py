@@ -3,12 +3,15 @@
 It owns which of the Trainer's events begin, log and end a watch.  This module imports transformers.
 """
 
+import atexit
+import sys
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from qmem.integrations.watch import Watching
+from qmem.integrations.watch import Watching, said_by
+from qmem.ledger import Ended
 
 
 class TrainerCallback(transformers.TrainerCallback):
@@ -20,7 +23,8 @@ class TrainerCallback(transformers.TrainerCallback):
     ``callback.attach(trainer)`` puts this one first, so that they see the metrics.
 
     Args:
-        path: the file of the ledger; without it ``profiles/runs/DEVICE/MODEL--SCRIPT.json``.
+        path: the file of the ledger; without it ``profiles/runs/DEVICE/MODEL--SCRIPT.json``.  Where several processes
+            train together each is measured and writes its own: ``run.json`` becomes ``run-rank3.json``.
         detail: name every tensor at every closing, and trace the fourth step (see ``qmem.watch``).
 
     Where memory ends, the ledger and a page in Markdown beside it say what held it, and how much was fragmentation.
@@ -36,14 +40,16 @@ class TrainerCallback(transformers.TrainerCallback):
         handler.callbacks = [self, *(one for one in handler.callbacks if one is not self)]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002 - the Trainer's
-        """Follow the model.
+        """Follow the model; one that is still followed belongs to a training that an error has ended.
 
         Raises:
-            UnavailableError: this machine has no GPU that CUDA can use.
+            UsageError: the path cannot be written to, or another model of this process is watched.
         """
-        if state.is_world_process_zero:
-            self.watching = Watching(self.path, detail=self.detail)
-            self.watching.start(kwargs["model"])
+        self._end()
+        watching = Watching(self.path, detail=self.detail)
+        watching.start(kwargs["model"])
+        self.watching = watching
+        atexit.register(self._end)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Put the peaks beside what is logged."""
@@ -57,4 +63,21 @@ class TrainerCallback(transformers.TrainerCallback):
         """Store the ledger."""
         if self.watching is not None:
             self.watching.finish()
-            self.watching = None
+            self._forget()
+
+    def _end(self) -> None:
+        """Store what was seen of a training that ended without a word; what out of memory has left stays as it is."""
+        if self.watching is None:
+            return
+        error = getattr(sys, "last_value", None)
+        ended: Ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        left = self.watching.ledger
+        if left is not None and left.ended == "out of memory":
+            self.watching.abandon()
+        else:
+            self.watching.finish(ended, said_by(error) if error else "an error that the program went on from")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.watching = None
+        atexit.unregister(self._end)

@@ -4,24 +4,22 @@ It owns processes; what happens in them is ``qmem.profiler.watching``'s.
 """
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from qmem.catalogue import Gpu
 from qmem.errors import UnavailableError, UsageError
 from qmem.ledger import Ledger, from_json
+from qmem.profiler.started import killed_at_the_end
 from qmem.profiler.supervisor import death, last_words
 from qmem.profiler.watching.asked import Asked
 
 CALL = "import sys; from qmem.profiler.watching.child import call; call(sys.argv[1])"
-
-_running: "set[subprocess.Popen[bytes]]" = set()
 
 
 def run_program(
@@ -65,12 +63,6 @@ def run_call(
     return run_program(command, folder, phantom=phantom, memory=memory, steps=steps, run=target)
 
 
-def stop_programs() -> None:
-    """Kill every program that runs, with all that it started: somebody interrupted."""
-    for process in tuple(_running):
-        _kill(process)
-
-
 def _environment(asked: Asked, phantom: Gpu | None, memory: int | None) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path, **asked.environment(), **_device(phantom, memory)}
@@ -90,7 +82,7 @@ def _device(phantom: Gpu | None, memory: int | None) -> dict[str, str]:
 def _started(
     command: Sequence[str], folder: Path, environment: dict[str, str], log: IO[bytes]
 ) -> "Iterator[subprocess.Popen[bytes]]":
-    """The program in a session of its own; whatever is left of that is killed at the end."""
+    """The program in a session of its own."""
     import shutil  # noqa: PLC0415
 
     program = shutil.which(command[0], path=environment["PATH"])
@@ -100,21 +92,8 @@ def _started(
         [program, *command[1:]],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
-    _running.add(process)
-    try:
+    with killed_at_the_end(process):
         yield process
-    finally:
-        _kill(process)
-        _running.discard(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    process.wait()
 
 
 def _chosen(ledgers: list[Ledger], run: str, code: int, log: IO[bytes]) -> Ledger:

@@ -10,7 +10,7 @@ import msgspec
 
 from qmem.gate import Verdict
 from qmem.gate.baseline import FOLDER
-from qmem.report.gate_table import amounts, described, summary
+from qmem.report.gate_table import amounts, described, sentences, summary
 
 SCHEMA_VERSION = 1
 
@@ -41,21 +41,22 @@ def _table(verdicts: Sequence[Verdict]) -> str:
     lines = ["| scenario | outcome | baseline, GiB | now, GiB | change, MiB |", "|---|---|--:|--:|--:|"]
     for verdict in verdicts:
         simulated = " (simulated)" if verdict.simulated else ""
-        cells = (_plain(verdict.scenario), f"{verdict.outcome}{simulated}", *amounts(verdict))
+        cells = (plain(verdict.scenario), f"{verdict.outcome}{simulated}", *amounts(verdict))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _details(verdict: Verdict) -> str:
-    changed = [f"* changed: {change}" for change in verdict.changed]
-    lines = [f"* {line.strip()}" for finding in verdict.findings[:1] for line in described(finding)]
-    return "\n".join((f"**{_plain(verdict.scenario)}**: {_plain(verdict.why)}", "", *map(_plain, (*changed, *lines))))
+    first, *others = sentences(verdict)
+    found = [line.strip() for finding in verdict.findings[:1] for line in described(finding)]
+    lines = "\n".join(f"* {plain(line)}" for line in (*others, *found))
+    return "\n\n".join(filter(None, (f"**{plain(verdict.scenario)}**: {plain(first)}", lines)))
 
 
 _SIGNS = str.maketrans({sign: f"\\{sign}" for sign in "\\`_{}[]<>|#"})
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text on one line, with no sign that Markdown would take for its own."""
     return " ".join(text.split()).translate(_SIGNS)
 
@@ -80,7 +81,7 @@ def _command(verdict: Verdict, failing: Sequence[str]) -> str:
     file = _property(f"{FOLDER.as_posix()}/{verdict.scenario}.json")
     title = _property(f"qmem: {verdict.scenario} {verdict.outcome}")
     details = [line for finding in verdict.findings[:1] for line in described(finding)]
-    return f"::{level} file={file},title={title}::{_message(chr(10).join((verdict.why, *verdict.changed, *details)))}"
+    return f"::{level} file={file},title={title}::{_message(chr(10).join((*sentences(verdict), *details)))}"
 
 
 def _message(text: str) -> str:
@@ -101,7 +102,12 @@ def _add_step_summary(markdown: str) -> None:
 
 
 def to_junit(verdicts: Sequence[Verdict], failing: Sequence[str]) -> str:
-    """JUnit XML: one case a scenario; what cannot be compared here is an error, what grew a failure."""
+    """JUnit XML: one case a scenario."""
+    return junit_document(junit_suite(verdicts, failing))
+
+
+def junit_suite(verdicts: Sequence[Verdict], failing: Sequence[str]) -> ET.Element:
+    """A suite with one case a scenario; what cannot be compared here is an error, what grew a failure."""
     suite = ET.Element("testsuite", name="qmem check")
     counts = {"failure": 0, "error": 0}
     for verdict in verdicts:
@@ -111,28 +117,33 @@ def to_junit(verdicts: Sequence[Verdict], failing: Sequence[str]) -> str:
                 "error" if verdict.outcome in ("not measured", "not comparable", "no baseline", "wrong") else "failure"
             )
             counts[tag] += 1
-            node = ET.SubElement(case, tag, message=_xml(verdict.why), type=verdict.outcome)
-            node.text = _xml("\n".join(_lines(verdict)))
-        elif verdict.findings:
-            ET.SubElement(case, "system-out").text = _xml("\n".join(_lines(verdict)))
+            node = ET.SubElement(case, tag, message=xml_text("; ".join(sentences(verdict))), type=verdict.outcome)
+            node.text = xml_text("\n".join(_lines(verdict)))
+        elif verdict.findings or verdict.changed:
+            ET.SubElement(case, "system-out").text = xml_text("\n".join(_lines(verdict)))
     suite.set("tests", str(len(verdicts)))
     suite.set("failures", str(counts["failure"]))
     suite.set("errors", str(counts["error"]))
     suite.set("skipped", "0")
     suite.set("time", "0")
+    return suite
+
+
+def junit_document(*parts: ET.Element) -> str:
+    """The text of suites."""
     suites = ET.Element("testsuites")
-    suites.append(suite)
+    suites.extend(parts)
     ET.indent(suites)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
-    yield from verdict.changed
+    yield from sentences(verdict)
     for finding in verdict.findings:
         yield from described(finding)
 
 
-def _xml(text: str) -> str:
+def xml_text(text: str) -> str:
     """The text without what XML 1.0 cannot hold."""
     return "".join(sign for sign in text if sign in "\t\n" or sign >= " ")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_watch import Watched, on_phantom, peaks
+from test_watch import SCRIPTS, Watched, on_phantom, peaks
 
 from qmem.catalogue import find_model
 from qmem.ledger import Kind
@@ -27,7 +27,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Watched]:
             folder = tmp_path_factory.mktemp("trainer")
             kept = {name: value for name, value in find_model("Qwen3-0.6B").config.items() if name != "layer_types"}
             (folder / "config.json").write_text(json.dumps({**kept, **SMALL}))
-            runs[words] = Watched(folder, on_phantom("trainer.py", str(folder), str(folder / "config.json"), *words))
+            script, config = str(SCRIPTS / "trainer.py"), str(folder / "config.json")
+            runs[words] = Watched(folder, on_phantom(script, str(folder), config, *words))
         return runs[words]
 
     return run
@@ -73,3 +74,10 @@ def test_out_of_memory_leaves_a_report_although_the_trainer_calls_nobody(watched
     assert ledger.ended == "out of memory"
     assert "the run ended early in the optimizer step of step 2" in " ".join(ledger.warnings)
     assert "model.embed_tokens.weight" in page.replace("\\", "")
+
+
+def test_a_training_that_an_error_ends_leaves_what_was_seen_with_its_evaluations(watched):
+    run = watched("fails")
+    assert run.ledger.ended == "failed"
+    assert {"optimizer step of step 2", "evaluation of step 2"} <= peaks(run.ledger).keys()
+    assert any("qmem/evaluation_peak_allocated_bytes" in entry for entry in run.said["history"])

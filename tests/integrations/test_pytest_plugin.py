@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from textwrap import dedent
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -120,7 +121,7 @@ CAME_BACK = (
 def test_a_marked_test_runs_on_its_device_and_comes_back_as_if_it_had_run_here(run, pytester):
     pytester.makeconftest('import os\nos.environ.setdefault("ABOVE", str(os.getpid()))')
     pytester.makepyfile(test_next="def test_after_another_module(): pass")
-    done = run(MARKED, "--junitxml=junit.xml", "--basetemp=temp", "-k", "test_", "-rA")
+    done = run(MARKED, "--junitxml=junit.xml", "--basetemp=temp", "-k", "test_", "-rA", "--qmem-report=report.json")
     done.assert_outcomes(passed=3, failed=3, xfailed=1)
     text = done.stdout.str()
     for line in CAME_BACK:
@@ -131,9 +132,29 @@ def test_a_marked_test_runs_on_its_device_and_comes_back_as_if_it_had_run_here(r
     assert cases["test_fits[a::b [c]]"] == []
     assert cases["test_dies"] == ["failure"]
     assert cases["test_expected_to_be_over"] == ["skipped"]
+    check_budgets(json.loads((pytester.path / "report.json").read_text()))
+
+
+def check_budgets(report):
+    budgets = {one["test"].partition("::")[2]: one for one in report["budgets"]}
+    said = {name: (one["outcome"], one["result"], one["limit"], one["peak"]) for name, one in budgets.items()}
+    gib = 2**30
+    assert said == {
+        "test_fits[a::b [c]]": ("within budget", "passed", gib, gib),
+        "TestOver::test_over": ("over budget", "failed", gib, 3 * gib + 2**20),
+        "test_ends_out_of_memory": ("out of memory", "failed", 15 * gib, 9 * gib),
+        "test_expected_to_be_over": ("over budget", "xfailed", 1000, 4096),
+        "test_dies": ("not measured", "failed", gib, None),
+    }
+    assert report["failing"] == [f"test_it.py::{name}" for name, one in said.items() if one[1] == "failed"]
+    over = budgets["TestOver::test_over"]
+    assert (over["device"], over["simulated"]) == ("NVIDIA A100-SXM4-80GB (phantom)", True)
+    assert [holding["n_bytes"] for holding in over["holdings"]] == [3 * gib, 2**20]
+    assert "killed by SIGABRT" in budgets["test_dies"]["why"]
 
 
 SPREAD = """
+    import warnings
     import pytest
     import torch
 
@@ -156,6 +177,7 @@ SPREAD = """
 
     @pytest.mark.qmem_budget("1 GiB", device="t4")
     def test_reads_what_was_never_computed():
+        warnings.warn("the old way", DeprecationWarning)
         torch.ones(10**6, device="cuda").sum().item()
 """
 
@@ -163,8 +185,8 @@ SPREAD = """
 @needs_the_phantom
 @pytest.mark.libraries
 def test_marked_tests_are_spread_by_xdist(run):
-    done = run(SPREAD, "-n2", "-rs")
-    done.assert_outcomes(passed=1, failed=1, skipped=1, errors=1, warnings=1)
+    done = run(SPREAD, "-n2", "-rs", "--qmem-report=report.xml")
+    done.assert_outcomes(passed=1, failed=1, skipped=1, errors=1, warnings=2)
     text = done.stdout.str()
     assert "(phantom)' == 'another card'" in text
     assert "not today" in text
@@ -172,6 +194,114 @@ def test_marked_tests_are_spread_by_xdist(run):
     assert "RuntimeError: the fixture broke" in text
     assert "simulated on Tesla T4 (phantom) and tainted: 1 values were read that no kernel computed" in text
     assert " in test_reads_what_was_never_computed" in text
+    assert "DeprecationWarning: the old way" in text
+    suite = read_xml("report.xml").find("testsuite[@name='qmem budgets']")
+    assert {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "4", "failures": "1", "errors": "1", "skipped": "1",
+    }  # fmt: skip
+    cases = {case.get("name").partition("::")[2]: case[0] for case in suite}
+    assert {name: (node.tag, node.get("type")) for name, node in cases.items()} == {
+        "test_skips": ("skipped", "not measured"),
+        "test_fails": ("failure", "within budget"),
+        "test_errs": ("error", "not measured"),
+        "test_reads_what_was_never_computed": ("system-out", None),
+    }
+    assert "4,001,792 of 1,073,741,824 B on Tesla T4 (phantom)" in cases["test_reads_what_was_never_computed"].text
+
+
+STRICT = """
+    import warnings
+    import pytest
+    import torch
+
+    @pytest.mark.qmem_budget("1 GiB", device="t4")
+    @pytest.mark.filterwarnings("ignore:not this one")
+    def test_strict():
+        warnings.warn("not this one")
+        torch.ones(10**6, device="cuda").sum().item()
+        warnings.warn("the old way", DeprecationWarning)
+"""
+
+
+@needs_the_phantom
+@pytest.mark.libraries
+def test_a_warning_is_an_error_in_a_marked_test_where_it_is_one_in_any_other(run):
+    done = run(STRICT, "-Werror")
+    done.assert_outcomes(failed=1, errors=1)
+    done.stdout.fnmatch_lines(["*>*the old way*", "E * DeprecationWarning: the old way"])
+    done.stdout.fnmatch_lines(["ERROR test_it.py::test_strict - pytest.PytestWarning: simulated on Tesla T4*"])
+
+
+ENDS = """
+    import pytest
+
+    @pytest.fixture
+    def broken():
+        yield
+        raise RuntimeError("the teardown broke")
+
+    @pytest.mark.qmem_budget("1 GiB", device="t4")
+    def test_breaks_at_its_end(broken, record_property, subtests):
+        record_property("loss", 0.5)
+        print("seen on the way")
+        for number in range(2):
+            with subtests.test(number=number):
+                assert number != 1
+
+    @pytest.mark.qmem_budget("1 GiB", device="t4")
+    def test_interrupted():
+        raise KeyboardInterrupt
+
+    def test_after(): pass
+"""
+
+
+@needs_the_phantom
+@pytest.mark.libraries
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="subtests came with pytest 9")
+def test_ends_of_all_kinds_come_back(run):
+    done = run(ENDS, "--junitxml=junit.xml", "-ojunit_logging=system-out", "--pdb")
+    assert done.ret == pytest.ExitCode.INTERRUPTED
+    text = done.stdout.str()
+    assert "KeyboardInterrupt" in text
+    assert "contains 1 failed subtest" in text
+    assert "--pdb does not reach the process of this test; breakpoint() does with -s" in text
+    call, teardown, _ = read_xml("junit.xml").iter("testcase")
+    assert [node.tag for node in call] == ["properties", "failure", "failure"]
+    assert [node.tag for node in teardown] == ["properties", "error", "system-out"]
+    assert "the teardown broke" in teardown.find("error").text
+    assert "seen on the way" in teardown.find("system-out").text
+
+
+ALARMED = """
+    import time
+    import pytest
+
+    @pytest.mark.qmem_budget("1 GiB", device="t4")
+    def test_takes_long(): time.sleep(60)
+
+    def test_after(): pass
+"""
+
+
+@needs_the_phantom
+def test_a_time_limit_of_this_process_ends_that_of_the_test(run, pytester):
+    pytester.makeconftest("""
+        import signal
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(item):
+            signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it took too long"))
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            try:
+                return (yield)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    """)
+    done = run(ALARMED)
+    done.assert_outcomes(passed=1, errors=1)
+    done.stdout.fnmatch_lines(["qmem_budget: the process of this test was ended from here: it took too long"])
 
 
 WRONG = """
@@ -197,12 +327,19 @@ WRONG = """
 
     @pytest.mark.qmem_budget("30 GiB", device="l4")
     def test_never_exceeded(): pass
+
+    @pytest.mark.qmem_budget(-1, device="l4")
+    def test_below_nothing(): pass
+
+    @pytest.mark.qmem_budget("1 GiB", device="l4")
+    @pytest.mark.qmem_budget("1 GiB", device="a100-80")
+    def test_two_marks(): pass
 """
 
 
 def test_a_mark_that_is_wrong_is_an_error_of_its_test_in_one_line(run):
-    done = run(WRONG)
-    done.assert_outcomes(errors=7)
+    done = run(WRONG, "--qmem-report=report.md")
+    done.assert_outcomes(errors=9)
     text = done.stdout.str()
     for message in (
         "qmem_budget: not an amount of memory: 'a lot'; write for example 24GiB, 24GB or 512MiB",
@@ -212,9 +349,15 @@ def test_a_mark_that_is_wrong_is_an_error_of_its_test_in_one_line(run):
         "qmem_budget: no GPU is called 'rtx-4091'; nearest: ",
         "qmem_budget: AMD Instinct MI300X cannot be simulated",
         "qmem_budget: the budget of 30.00 GiB is more than NVIDIA L4 has, 21.99 GiB",
+        "qmem_budget: not an amount of memory: -1; write for example",
+        "qmem_budget: this test has 2 marks of its own, and only one could hold; give each case its own: pytest.param(",
     ):
         assert message in text
     assert "Traceback" not in text
+    page = Path("report.md").read_text()
+    assert page.startswith("<!-- qmem:report -->\n\n### qmem budgets: 9 of 9 tests failed\n")
+    assert page.count("| wrong | error |") == 9
+    run(WRONG, "--trace", "-k", "below").stdout.fnmatch_lines(["qmem_budget: --trace reaches * add -s"])
 
 
 WITHOUT_DEVICE = """
@@ -347,6 +490,22 @@ def test_an_update_needs_a_committed_tree(run, pytester):
     run("", "--qmem-update", "--qmem-allow-dirty").assert_outcomes(passed=1)
 
 
+def test_an_update_stores_nothing_of_a_test_that_fails(run, pytester):
+    run(f"{CHECKED}        assert not BATCH", "--qmem-update").assert_outcomes(failed=1)
+    assert not (pytester.path / "profiles").exists()
+
+
+def test_tests_whose_names_come_to_the_same_do_not_overwrite_each_other(run):
+    for path in (Path("a/test_b.py"), Path("a-test_b.py")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(dedent(CHECKED))
+    done = run("", "--qmem-update", "--import-mode=importlib", "a/test_b.py", "a-test_b.py")
+    done.assert_outcomes(passed=1, failed=1)
+    done.stdout.fnmatch_lines(
+        ["qmem_check: *a-test_b.py-test_step.json is the baseline of a/test_b.py::test_step, whose name comes to the *"]
+    )
+
+
 @pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["here", "xdist"])
 def test_verdicts_are_written_to_a_file(run, pytester, arguments):
     run(CHECKED, "--qmem-report=report.json", *arguments)
@@ -363,6 +522,8 @@ def test_the_form_of_a_report_follows_its_suffix(run, pytester):
     done = run("", "--qmem-report=report.txt")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     done.stderr.fnmatch_lines(["*--qmem-report report.txt: name a file that ends in .json, .md, .xml*"])
+    done = run("", "--qmem-report=missing/report.xml")
+    done.stderr.fnmatch_lines(["*--qmem-report missing/report.xml: there is no folder *missing; make it*"])
 
 
 def test_ledgers_of_one_test_are_told_apart_by_a_name(run):

@@ -22,8 +22,14 @@ MARKER = (
     f'{MARK}(amount, device=None, *, beside_driver=False): the most that the test may allocate, such as "11.5 GiB"; '
     "it runs in a process of its own, on a simulated device where one is named."
 )
+BUDGETED = "qmem_budgeted"
+"""The attribute of a report with what came of its marked test, as JSON."""
+
 VERDICTS = pytest.StashKey[list[str]]()
 """What ``qmem_check`` found in a test, as JSON; it travels with the test's report."""
+
+PASSED = pytest.StashKey[bool]()
+"""Whether a test's call has passed."""
 
 STORED_RUNS = pytest.StashKey[list[dict[str, Any]]]()
 """Runs of pytest-benchmark that this one is compared with."""
@@ -37,29 +43,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--qmem-allow-dirty", action="store_true", help="with --qmem-update: accept a tree that is not committed"
     )
     group.addoption(
-        "--qmem-report", metavar="FILE", help="write the verdicts of qmem_check to FILE: .json, .md or .xml (JUnit)"
+        "--qmem-report",
+        metavar="FILE",
+        help="write all budgets and the verdicts of qmem_check to FILE: .json, .md or .xml (JUnit)",
     )
     group.addoption("--qmem-skip-unavailable", action="store_true", help="skip what cannot be measured on this machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Names the mark, and refuses a report that could not be written in any form."""
+    """Names the mark, and has results collected where a report was asked for; under xdist by the process above all."""
     config.addinivalue_line("markers", MARKER)
-    if config.getoption("qmem_report"):
-        from qmem.integrations.pytest_plugin.checked import check_suffix  # noqa: PLC0415
+    if config.getoption("qmem_report") and not hasattr(config, "workerinput"):
+        from qmem.integrations.pytest_plugin.reporting import ReportWriter  # noqa: PLC0415
 
-        check_suffix(config.getoption("qmem_report"))
+        config.pluginmanager.register(ReportWriter(config), "qmem-report")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """A marked test runs in a process of its own."""
-    mark = item.get_closest_marker(MARK)
-    if mark is None or item.config.pluginmanager.has_plugin(CHILD):
+    if item.get_closest_marker(MARK) is None or item.config.pluginmanager.has_plugin(CHILD):
         return None
     from qmem.integrations.pytest_plugin.budget import run_alone  # noqa: PLC0415
 
-    run_alone(item, mark, nextitem)
+    run_alone(item, nextitem)
     return True
 
 
@@ -69,15 +76,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> "Generator[None, pytest.Test
     report = yield
     if report.when == "call" and VERDICTS in item.stash:
         report.__dict__["qmem_verdicts"] = item.stash[VERDICTS]
+        item.stash[PASSED] = report.passed
     return report
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Has verdicts collected where a report was asked for; the processes of xdist leave that to the one above them."""
-    if session.config.getoption("qmem_report") and not hasattr(session.config, "workerinput"):
-        from qmem.integrations.pytest_plugin.checked import VerdictWriter  # noqa: PLC0415
-
-        session.config.pluginmanager.register(VerdictWriter(session.config), "qmem-verdicts")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -91,11 +91,14 @@ def pytest_benchmark_compare_machine_info(config: pytest.Config, compared_benchm
 
 
 @pytest.fixture
-def qmem_check(request: pytest.FixtureRequest) -> "Checked":
+def qmem_check(request: pytest.FixtureRequest) -> "Generator[Checked, None, None]":
     """``qmem_check(ledger)`` compares what was measured in this test with the baseline that is stored of it."""
     from qmem.integrations.pytest_plugin.checked import Checked  # noqa: PLC0415
 
-    return Checked(request.node)
+    checked = Checked(request.node)
+    yield checked
+    if request.node.stash.get(PASSED, False):
+        checked.store()
 
 
 @pytest.fixture

@@ -16,21 +16,17 @@ from msgspec import structs
 
 from qmem.errors import QmemError, UsageError
 from qmem.gate import Scenario, Verdict, judge
-from qmem.gate.baseline import baseline_of, read_baseline, store_baseline
+from qmem.gate.baseline import Baseline, baseline_of, path_of, read_baseline, store_baseline
 from qmem.gate.judging import update_command
 from qmem.gate.repository import check_committed, commit_of
 from qmem.gate.scenario import Instrument
 from qmem.integrations.pytest_plugin import VERDICTS
 from qmem.ledger import Ledger
-from qmem.report.gate_formats import FORMATS
 from qmem.report.gate_table import described
 from qmem.units import parse_bytes
 
 if TYPE_CHECKING:
     from qmem.integrations.watch import Watching
-
-FORMS = {".json": "json", ".md": "markdown", ".xml": "junit"}
-"""The form of a report by the suffix of its file."""
 
 INSTRUMENTS: dict[str, Instrument] = {"estimate": "estimate", "phantom profile": "phantom", "profile": "gpu"}
 """How scenarios call the instruments of ledgers."""
@@ -62,6 +58,7 @@ class Checked:
     def __init__(self, item: pytest.Item) -> None:
         self._item, self._config = item, item.config
         self._seen: set[str] = set()
+        self._unstored: list[Baseline] = []
 
     def __call__(self, ledger: "Ledger | Watching", *, name: str = "", budget: str | int | None = None) -> Verdict:
         """Fail the test where the peak grew beyond the tolerance, is over the budget, or has nothing to compare with.
@@ -74,9 +71,7 @@ class Checked:
         try:
             measured = _ledger_of(ledger)
             scenario = self._scenario(measured, name, budget)
-            if self._config.getoption("qmem_update"):
-                self._store(scenario, measured)
-            verdict = self._judged(scenario, measured)
+            verdict = self._judged(scenario, measured, self._baseline(scenario, measured))
         except QmemError as error:
             pytest.fail(f"qmem_check: {error}", pytrace=False)
         self._item.stash.setdefault(VERDICTS, []).append(msgspec.json.encode(verdict).decode())
@@ -100,16 +95,39 @@ class Checked:
         limit = parse_bytes(budget) if isinstance(budget, str) else budget
         return Scenario(name=file, instrument=INSTRUMENTS[ledger.instrument], budget=limit)
 
-    def _store(self, scenario: Scenario, ledger: Ledger) -> None:
+    def store(self) -> None:
+        """With ``--qmem-update``, keep what this test measured as its baselines; it has passed."""
+        try:
+            for baseline in self._unstored:
+                store_baseline(self._config.rootpath, baseline)
+        except QmemError as error:
+            pytest.fail(f"qmem_check: {error}", pytrace=False)
+
+    def _baseline(self, scenario: Scenario, ledger: Ledger) -> Baseline | None:
+        """That which is stored, or with ``--qmem-update`` the one that is to be."""
+        folder = self._config.rootpath
+        stored = read_baseline(folder, scenario.name)
+        owner = stored.passport.get("test", self._item.nodeid) if stored else self._item.nodeid
+        if owner != self._item.nodeid:
+            raise UsageError(
+                f"{path_of(folder, scenario.name)} is the baseline of {owner}, whose name comes to the same",
+                hint='give this one another: qmem_check(ledger, name="…"), or remove the file if that test is gone',
+            )
+        if not self._config.getoption("qmem_update"):
+            return stored
+        self._unstored.append(self._accepted(scenario, ledger))
+        return self._unstored[-1]
+
+    def _accepted(self, scenario: Scenario, ledger: Ledger) -> Baseline:
         folder = self._config.rootpath
         if not self._config.getoption("qmem_allow_dirty"):
             _check_committed(folder)
         date = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-        passport = {"reason": "--qmem-update", "date": date, "commit": commit_of(folder)}
-        store_baseline(folder, baseline_of(scenario, ledger, passport))
+        passport = {"reason": "--qmem-update", "date": date, "commit": commit_of(folder), "test": self._item.nodeid}
+        return baseline_of(scenario, ledger, passport)
 
-    def _judged(self, scenario: Scenario, ledger: Ledger) -> Verdict:
-        verdict = judge(scenario, ledger, read_baseline(self._config.rootpath, scenario.name))
+    def _judged(self, scenario: Scenario, ledger: Ledger, baseline: Baseline | None) -> Verdict:
+        verdict = judge(scenario, ledger, baseline)
         here = f'pytest "{self._item.nodeid}" --qmem-update'
         return structs.replace(verdict, why=verdict.why.replace(update_command(scenario.name), here))
 
@@ -136,28 +154,3 @@ def in_words(verdict: Verdict) -> str:
     lines += [f"  changed: {change}" for change in verdict.changed]
     lines += [f"  {line}" for finding in verdict.findings[:1] for line in described(finding)]
     return "\n".join(lines)
-
-
-def check_suffix(path: str) -> None:
-    """Raise where ``--qmem-report`` names a file of no known form."""
-    if Path(path).suffix not in FORMS:
-        raise pytest.UsageError(f"--qmem-report {path}: name a file that ends in {', '.join(FORMS)}")
-
-
-class VerdictWriter:
-    """Collects the verdicts of a session, and writes them at its end."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._path = config.invocation_params.dir / config.getoption("qmem_report")
-        self._verdicts: list[Verdict] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Takes what a test's report carries, whichever process ran it."""
-        for text in getattr(report, "qmem_verdicts", ()):
-            self._verdicts.append(msgspec.json.decode(text, type=Verdict))
-
-    def pytest_sessionfinish(self) -> None:
-        """Writes the file, also where there is nothing to say: a runner expects it."""
-        failing = [verdict.scenario for verdict in self._verdicts if verdict.outcome not in GOOD]
-        text = FORMATS[FORMS[self._path.suffix]](self._verdicts, failing)
-        self._path.write_text(text, encoding="utf-8")

@@ -28,11 +28,21 @@ VERSIONED = (*LIBRARIES, "trl")
 
 
 class Watched(NamedTuple):
-    """What was watched: the request with the model's name and the card, the run in words, and what to say of it."""
+    """What was watched.
+
+    Attributes:
+        request: with the model's name and the card.
+        run: in words.
+        notes: what to say of it.
+        detail: whether a step was to be traced.
+        retries_before: how often torch had given segments back before.
+    """
 
     request: Request
     run: str
     notes: tuple[str, ...]
+    detail: bool
+    retries_before: int
 
 
 def watched_ledger(watched: Watched, told: Told) -> Ledger:
@@ -60,7 +70,7 @@ def watched_ledger(watched: Watched, told: Told) -> Ledger:
         items=tuple(books.items),
         readings=tuple(readings_of(spans, matches)),
         assumptions=(*_assumptions(watched, told, spans), *error_of_subtraction(counters)),
-        warnings=(*_warnings(told, spans, matches), *watched.notes),
+        warnings=(*_warnings(watched, told, spans, matches), *watched.notes),
         passport={name: text for name, text in passport.items() if name not in VERSIONED},
         state=state_of(told),
         ended=told.ended,
@@ -82,16 +92,16 @@ def _assumptions(watched: Watched, told: Told, spans: list[Span]) -> Iterator[st
         yield "owners of transient memory are those of one more step, traced after the clean ones and found like them"
 
 
-def _warnings(told: Told, spans: list[Span], matches: list[Match]) -> Iterator[str]:
+def _warnings(watched: Watched, told: Told, spans: list[Span], matches: list[Match]) -> Iterator[str]:
     if told.ended != "complete":
         yield f"the run ended early in the {spans[-1].closing}, {told.ended}: {told.message}"
-    elif all(span.closed.looked for span in spans) and not only(told, protocol.Traced):
+    elif watched.detail and not only(told, protocol.Traced):
         yield "the run ended before a step could be traced: what lived and died inside a step has no owner"
     if spans[-1].closed.shortage is not None:
         yield shortage_in_words(spans[-1], advice="expandable_segments:True in PYTORCH_CUDA_ALLOC_CONF may help")
     guarded = only(told, protocol.Guarded)
     yield from guarded.sentences if guarded else ()
     yield from noted(told, is_warning=True)
-    if spans[-1].closed.totals["alloc_retries"]:
+    if spans[-1].closed.totals["alloc_retries"] > watched.retries_before:
         yield RETRIED
     yield from unlike(fullest(spans), matches)

@@ -28,8 +28,9 @@ class _Child:
         self.pid = os.getpid()
         self.enough = wanted.steps + 2
         self.watch = Watch(
-            wanted.run, detail=True, clean_steps=wanted.steps, on_out_of_memory=self.leave, begins=self._begins
-        )
+            wanted.run, detail=True, clean_steps=wanted.steps, on_out_of_memory=self.leave, begins=self._begins,
+            is_of_program=True,
+        )  # fmt: skip
 
     def start(self) -> None:
         import torch  # noqa: PLC0415

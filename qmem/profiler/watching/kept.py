@@ -1,7 +1,7 @@
 """Blocks without a name that outlive the step that made them: what a program keeps from step to step.
 
 A step later they are there before it begins, and so they count as residents.  The traced step says where its own was
-made; it is taken that those of the same size come from there too.
+made; it is taken that those of the same size come from there too.  Where no line is known they stay *unexplained*.
 """
 
 from collections.abc import Iterator
@@ -83,9 +83,14 @@ def items_of_kept(kept: tuple[KeptBlock, ...], told: Told) -> Iterator[Item]:
         key = (since.closing, dies, block.n_bytes, block.block_bytes)
         groups[key] = groups.get(key, 0) + 1
     for (moment, dies, n_bytes, block_bytes), count in groups.items():
-        owner = SINCE_BEFORE if moment.step == 0 else f"{KEPT}{_made_at(n_bytes, told)}"
-        holding = Holding(owner, Kind.UNEXPLAINED, "gpu", n_bytes * count, count, "", block_bytes * count)
+        owner, kind = (SINCE_BEFORE, Kind.UNEXPLAINED) if moment.step == 0 else _told_of(n_bytes, told)
+        holding = Holding(owner, kind, "gpu", n_bytes * count, count, "", block_bytes * count)
         yield from items_of(holding, moment, dies)
+
+
+def _told_of(n_bytes: int, told: Told) -> tuple[str, Kind]:
+    place = _made_at(n_bytes, told)
+    return (f"{KEPT}: {place}", Kind.KEPT) if place else (KEPT, Kind.UNEXPLAINED)
 
 
 def _made_at(n_bytes: int, told: Told) -> str:
@@ -93,4 +98,4 @@ def _made_at(n_bytes: int, told: Told) -> str:
     traced = only(told, protocol.Traced)
     held = traced.phases[-1].closing.holdings if traced and traced.phases else ()
     places = {one.because.partition(", since")[0] for one in held if one.n_bytes == n_bytes * one.n_tensors}
-    return f": {places.pop()}" if len(places) == 1 else ""
+    return places.pop() if len(places) == 1 else ""

@@ -23,6 +23,11 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
+def devices_of(model: Any) -> set[int]:
+    """The numbers of the CUDA devices that its parameters lie on."""
+    return {parameter.device.index for parameter in model.parameters() if parameter.is_cuda}
+
+
 def outline(model: Any) -> Outline:
     """Find the decoder by transformers' own accessors; its longest list of modules are the layers."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -92,6 +92,7 @@ class Phases:
 
     def _see_step(self, optimizer: Any, *_: Any) -> None:
         if self.only and not any(optimizer is one for one in self.only):
+            self._cannot_place("the step of an optimizer began that was not named to be watched", self.phase)
             return
         if not any(optimizer is known for known in self.optimizers):
             self.optimizers.append(optimizer)

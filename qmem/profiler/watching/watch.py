@@ -5,7 +5,7 @@ It owns the order of things.  Where a ledger goes, and how a program comes to be
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from qmem.errors import UnavailableError, UnsupportedError
@@ -22,8 +22,9 @@ from qmem.profiler.watching.counting import CountingMeter, nested_stats
 from qmem.profiler.watching.guarding import Guarding
 from qmem.profiler.watching.kept import name_kept
 from qmem.profiler.watching.log import Log
-from qmem.profiler.watching.outline import outline, unwrapped
+from qmem.profiler.watching.outline import devices_of, outline, unwrapped
 from qmem.profiler.watching.phases import BEFORE, Phases
+from qmem.profiler.watching.ranks import rank_of_process
 
 CLEAN_STEPS = 3
 """Steps that are measured before one is traced, where nobody says how many."""
@@ -41,9 +42,11 @@ class Watch:
         clean_steps: how many steps are measured before the traced one.
         on_out_of_memory: is given the ledger as it is where torch finds no more memory.
         begins: is called before each step, with its number.
+        is_of_program: the program is watched from outside, and what it watches itself is part of that.
 
     Attributes:
         model: what is watched; absent before it was found.
+        retries_before: how often torch had given segments back and tried again before what is watched began.
     """
 
     def __init__(
@@ -54,10 +57,13 @@ class Watch:
         clean_steps: int = CLEAN_STEPS,
         on_out_of_memory: Callable[[Ledger], None],
         begins: Callable[[int], None] | None = None,
+        is_of_program: bool = False,
     ) -> None:
         self.run, self.detail, self.clean_steps = run, detail, clean_steps
+        self.is_of_program = is_of_program
         self.on_out_of_memory, self.begins = on_out_of_memory, begins
         self.model: Any = None
+        self.retries_before = 0
         self.log, self.device = Log(), DeviceCounters()
         self.meter: Meter = (Meter if detail else CountingMeter)(self._take, self.device, 0)
         self.meter.place = BEFORE
@@ -83,9 +89,12 @@ class Watch:
             raise UnavailableError("this machine has no GPU that CUDA can use", hint="see qmem doctor")
         if torch.cuda.get_allocator_backend() != "native":
             raise UnsupportedError("only torch's native allocator keeps the counters", hint="leave backend out")
+        has_context = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         torch.cuda.init()  # type: ignore[no-untyped-call]
         self.guard()
         self.device.attach()
+        if has_context:
+            self.device.context_bytes = None  # what there was before is not known any more
         observe_end_of_memory()
 
     def guard(self) -> None:
@@ -135,7 +144,16 @@ class Watch:
         if self.detail:
             self._tell_owners()
         self.stop()
-        return self.account(ended, message)
+        ledger = self.account(ended, message)
+        self._release()
+        return ledger
+
+    def _release(self) -> None:
+        """Hold nothing of the training any more: whoever keeps the result may want its memory back."""
+        self.model = None
+        self.meter.sources.clear()
+        self.phases.optimizers.clear()
+        self.phases.only.clear()
 
     def stop(self) -> None:
         """Take every hook away."""
@@ -241,12 +259,23 @@ class Watch:
         name = type(self.model).__name__ if self.model is not None else "no model"
         phantom = "simulated" if self._simulated else None
         request = Request(job=Job(model=name), phantom=phantom, steps=self.clean_steps)
-        return watched_ledger(Watched(request, self.run, self._notes()), Told(events, ended, message))
+        watched = Watched(request, self.run, self._notes(), self.detail, self.retries_before)
+        return watched_ledger(watched, Told(events, ended, message))
 
     def _notes(self) -> tuple[str, ...]:
+        unplaced = tuple(self.phases.unplaced)
         if self.phases.step == 0:
-            return ("no step of training was seen: its phases are unknown, and all of it is counted in the load",)
-        return tuple(self.phases.unplaced)
+            unplaced = ("no step of training was seen: its phases are unknown, and all of it is counted in the load",)
+        return (*unplaced, *self._elsewhere())
+
+    def _elsewhere(self) -> Iterator[str]:
+        import torch  # noqa: PLC0415
+
+        here = torch.cuda.current_device()
+        others = sorted(devices_of(self.model) - {here}) if self.model is not None else []
+        if others:
+            names = ", ".join(f"cuda:{one}" for one in others)
+            yield f"the model lies on {names} too: only cuda:{here} was measured"
 
     def _started(self) -> Started:
         import torch  # noqa: PLC0415
@@ -257,6 +286,8 @@ class Watch:
         entries = passport(simulated=self._simulated, alloc_conf=settings)
         if self.device.context_bytes is not None:
             entries["context bytes"] = str(self.device.context_bytes)
+        if (rank := rank_of_process()) is not None:
+            entries["rank"] = str(rank)
         entries |= installed_versions(name for name in VERSIONED if name in sys.modules)
         for note in self.device.nvml.notes:
             self._take(Noted(sentence=note))

@@ -1,4 +1,4 @@
-"""A bare loop under ``qmem.watch``: bare_loop.py FOLDER [detail] [keep] [short]."""
+"""A bare loop under ``qmem.watch``: bare_loop.py FOLDER [detail] [keep] [short] [together]."""
 
 import json
 import sys
@@ -29,6 +29,8 @@ def train_steps(model, optimizer, watching):
 
 
 def main():
+    if "together" in words:
+        torch.distributed.init_process_group("gloo")
     model = nn.Sequential(nn.Linear(1024, 4096), nn.ReLU(), nn.Linear(4096, 1024)).cuda()
     optimizer = torch.optim.AdamW(model.parameters())
     metrics = {}

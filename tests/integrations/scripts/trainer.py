@@ -1,4 +1,4 @@
-"""The real Trainer with ``qmem.TrainerCallback``: trainer.py FOLDER CONFIG [detail] [first] [short]."""
+"""The real Trainer with ``qmem.TrainerCallback``: trainer.py FOLDER CONFIG [detail] [first] [short] [fails]."""
 
 import json
 import sys
@@ -35,11 +35,13 @@ class Tokens(torch.utils.data.Dataset):
 
 
 class Hungry(Trainer):
-    """Asks for more than the card has in the third step's forward."""
+    """Asks for more than the card has in the third step's forward, or fails there."""
 
     def compute_loss(self, *arguments, **keywords):
         if "short" in words and self.state.global_step == 2:
             torch.empty(100 * 1024**3, dtype=torch.uint8, device="cuda")
+        if "fails" in words and self.state.global_step == 2 and self.model.training:
+            raise ValueError("a batch is broken")
         return super().compute_loss(*arguments, **keywords)
 
 
@@ -50,13 +52,15 @@ def main():
     arguments = TrainingArguments(
         str(folder / "output"), max_steps=5, gradient_accumulation_steps=2, per_device_train_batch_size=2, bf16=True,
         logging_steps=2, report_to=[], disable_tqdm=True, save_strategy="no",
+        eval_strategy="steps" if "fails" in words else "no", eval_steps=2,
     )  # fmt: skip
     seen = Seen()
     callback = qmem.TrainerCallback(path=folder / "run.json", detail="detail" in words)
-    trainer = Hungry(model=model, args=arguments, train_dataset=Tokens(), callbacks=[seen, callback])
+    tokens = Tokens()
+    trainer = Hungry(model=model, args=arguments, train_dataset=tokens, eval_dataset=tokens, callbacks=[seen, callback])
     if "first" in words:
         callback.attach(trainer)
-    with suppress(torch.OutOfMemoryError):
+    with suppress(torch.OutOfMemoryError, ValueError):
         trainer.train()
     history = trainer.state.log_history
     sys.stdout.write(json.dumps({"history": history, "seen": seen.logs}) + "\n")
