@@ -6,8 +6,10 @@ from qmem.architecture.describe import describe
 from qmem.architecture.families import CAUSAL, FAMILIES, auto_class
 from qmem.architecture.heads import check_plain_head
 from qmem.architecture.quantized import quantized_modules
+from qmem.architecture.routers import check_plain_routers
 
 __all__ = [
     "CAUSAL", "EMBEDDINGS", "FAMILIES", "Adapted", "AdapterPlan", "Architecture", "Buffer", "Linear", "Parameter",
-    "Role", "adapt", "auto_class", "check_plain_head", "describe", "position_warning", "quantized_modules",
+    "Role", "adapt", "auto_class", "check_plain_head", "check_plain_routers", "describe", "position_warning",
+    "quantized_modules",
 ]  # fmt: skip

@@ -68,6 +68,9 @@ class Adapted(NamedTuple):
 
 _LINEAR_NAMES = ("lora_A", "lora_B", ".weight")
 
+NARROW = ("router", "gate")
+"""Roles of linears that may be narrower than a rank, which peft does not mind."""
+
 
 class AdapterPlan(NamedTuple):
     """What a method trains.
@@ -192,13 +195,13 @@ def _biases(
 
 
 def _check_ranks(adapted: tuple[Adapted, ...], job: Job) -> tuple[str, ...]:
-    """Refuse a rank above a matrix.  Only routers that ``all-linear`` brought in may be narrower: peft adapts them."""
+    """Refuse a rank above a matrix.  Only routers and gates that ``all-linear`` brought in may be narrower."""
     narrow = None
     for module in adapted:
         smaller = min(module.out_features, module.in_features)
         if module.rank <= smaller:
             continue
-        if not (_names_all_linears(job) and module.role == "router"):
+        if not (_names_all_linears(job) and module.role in NARROW):
             raise UsageError(
                 f"rank {module.rank} is above {module.name}, a matrix of {module.out_features} x {module.in_features}",
                 hint=f"use a rank of at most {smaller * job.rank // module.rank}, or leave it out of the targets",
@@ -207,7 +210,9 @@ def _check_ranks(adapted: tuple[Adapted, ...], job: Job) -> tuple[str, ...]:
     if narrow is None:
         return ()
     shape = f"{narrow.out_features} x {narrow.in_features}"
-    return (f"rank {job.rank} is above routers such as {narrow.name} ({shape}), which all-linear adapts as well",)
+    return (
+        f"rank {job.rank} is above {narrow.role}s such as {narrow.name} ({shape}), which all-linear adapts as well",
+    )
 
 
 def _experts_left_out(architecture: Architecture, job: Job, targets: Targets) -> tuple[str, ...]:

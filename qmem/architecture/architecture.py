@@ -8,11 +8,13 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 Role = Literal[
-    "embedding", "position embedding", "type embedding", "head", "norm", "linear", "expert", "router", "bias", "adapter"
+    "embedding", "position embedding", "type embedding", "layer embedding", "head", "norm", "linear", "expert",
+    "router", "bias", "adapter", "convolution", "gate",
 ]  # fmt: skip
-"""What a parameter is for.  The bias of a norm is ``norm``; ``bias`` is the bias of a linear."""
+"""What a parameter is for.  The bias of a norm is ``norm``; ``bias`` is the bias of a linear; ``gate`` is what decides
+how fast linear attention learns and forgets."""
 
-EMBEDDINGS = ("embedding", "position embedding", "type embedding")
+EMBEDDINGS = ("embedding", "position embedding", "type embedding", "layer embedding")
 """Roles of parameters that an ``nn.Embedding`` holds."""
 
 BufferDtype = Literal["fp32", "bool", "int64", "model"]

@@ -50,8 +50,12 @@ def _refuse_other_modes(config: Mapping[str, Any], family: str) -> None:
     if present:
         text = config.get("text_config")
         inner = text.get("model_type") if isinstance(text, Mapping) else None
-        hint = f"its text_config alone, a {inner}, can be planned" if inner in FAMILIES else _known()
+        hint = _plan_the_text_model(inner) if inner in FAMILIES else _known()
         raise UnsupportedError(f"{family} is a multi-modal model ({', '.join(present)}), not a text model", hint=hint)
+
+
+def _plan_the_text_model(family: str) -> str:
+    return f"its text_config alone, a {family}, can be planned: write :text_config behind the model's name"
 
 
 def _refuse_unknown(config: Mapping[str, Any], family: str) -> None:

@@ -25,6 +25,7 @@ _QWEN = {
 FUSED_NAMES: dict[str, dict[str, str]] = {
     "mixtral": {"gate": "gate.weight", "w1": "gate_up_proj", "w3": "gate_up_proj", "w2": "down_proj"},
     "qwen3_moe": _QWEN,
+    "qwen3_next": _QWEN,
     "deepseek_v2": _QWEN,
     "deepseek_v3": _QWEN,
 }

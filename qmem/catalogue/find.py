@@ -23,6 +23,7 @@ from qmem.catalogue.names import (
     stored_format,
     stores_bitsandbytes,
 )
+from qmem.catalogue.text_models import TEXT_PART, is_loaded_as_text, split_text_part, text_config
 from qmem.errors import UnsupportedError, UsageError
 
 
@@ -52,13 +53,30 @@ def find_model(name: str) -> FoundModel:
     """The model that ``name`` means.
 
     A name is a folder or a ``config.json``, a catalogue id, alias or short name in any case, the name of a
-    mirror, or (where ``huggingface_hub`` is installed and the hub answers) any hub id.
+    mirror, or (where ``huggingface_hub`` is installed and the hub answers) any hub id.  With ``:text_config`` behind it
+    the text model of a multi-modal one is meant.
 
     Raises:
         UsageError: nothing or several models are called so, or the config is broken.
         UnsupportedError: the weights are quantized in a way that qmem does not model, or need remote code.
         UnavailableError: the hub has it, but not for everyone.
     """
+    whole, is_text_part = split_text_part(name)
+    found = _find_whole(whole)
+    if is_loaded_as_text(found.config):
+        return _text_model(found, found.id, "as AutoModelForCausalLM loads it")
+    if is_text_part:
+        return _text_model(found, f"{found.id}{TEXT_PART}", "though AutoModelForCausalLM loads its towers too")
+    return found
+
+
+def _text_model(found: FoundModel, name: str, how_loaded: str) -> FoundModel:
+    note = f"planned is the text model of {found.id} alone, {how_loaded}"
+    config = text_config(found.config, found.id)
+    return msgspec.structs.replace(found, id=name, config=config, notes=(*found.notes, note), params_counted=None)
+
+
+def _find_whole(name: str) -> FoundModel:
     if not name.strip():
         raise UsageError("no model is named", hint="for example: qmem estimate Qwen3-14B")
     path = local_config_path(name)

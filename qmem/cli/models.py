@@ -12,8 +12,8 @@ from qmem.ledger import SCHEMA_VERSION
 
 BILLION = 10**9
 LEGEND = (
-    "modelled: step = qmem estimate walks its training step; tensors = its tensors are known, so --rule-of-thumb "
-    "works; - = not yet"
+    "modelled: step = qmem estimate walks its training step; text = that of its text model, NAME:text_config; "
+    "tensors = its tensors are known, so --rule-of-thumb works; - = not yet"
 )
 
 
@@ -55,12 +55,15 @@ def _facts(model: CatalogueModel) -> dict[str, Any]:
 
 
 def modelled(model: CatalogueModel) -> str | None:
-    """``step``, ``tensors``, or ``None`` where the family is not built."""
+    """``step``, ``text``, ``tensors``, or ``None`` where the family is not built."""
     from qmem.architecture import FAMILIES as DESCRIBED
+    from qmem.catalogue.text_models import LOADED_AS_TEXT
     from qmem.estimator.families import FAMILIES as WALKED
 
-    if model.model_type in WALKED:
+    if LOADED_AS_TEXT.get(model.model_type, model.model_type) in WALKED:
         return "step"
+    if model.config.get("text_config", {}).get("model_type") in WALKED:
+        return "text"
     return "tensors" if model.model_type in DESCRIBED else None
 
 

@@ -24,8 +24,11 @@ def tanh(x: PaperTensor) -> PaperTensor:
 
 
 def sigmoid(x: PaperTensor) -> PaperTensor:
-    """``torch.sigmoid(x)``: saves its result; backward makes one of its size."""
-    return _saving_result(x, "sigmoid")
+    """``torch.sigmoid(x)``: saves its result; backward makes one that lies as the incoming gradient does."""
+    node = record(x.paper, "sigmoid", [x], lambda g, _, _result: (like(g),))
+    result = like(x, node)
+    save_output(node, result)
+    return result
 
 
 def relu(x: PaperTensor) -> PaperTensor:

@@ -5,6 +5,7 @@ Source: transformers 5.23.0 ``optimization.py``, with the settings of its Traine
 ``scale_parameter`` and ``relative_step`` off).
 """
 
+from qmem.errors import UnsupportedError
 from qmem.estimator.model import layer_of
 from qmem.estimator.paper import Paper, PaperTensor, empty, parameter
 from qmem.estimator.reductions import sum_columns, sum_rows
@@ -30,6 +31,7 @@ class Adafactor:
         paper = self.paper
         for p in parameters:
             paper.enter_layer(layer_of(p.name))
+            _refuse_stacks(p)
             grad = self._fp32(p)  # a gradient has the shape and dtype of its parameter
             pieces = optimizer_state("adafactor", p.shape, p.dtype)
             if p.name not in self.moments:
@@ -92,3 +94,11 @@ class Adafactor:
         rms = self._root_mean_square(update)
         divisor = empty(self.paper, (), "fp32")
         del rms, divisor
+
+
+def _refuse_stacks(p: PaperTensor) -> None:
+    if len(p.shape) > 2:
+        raise UnsupportedError(
+            f"Adafactor of {p.name}, a parameter of {len(p.shape)} dimensions, is not modelled yet",
+            hint="use another optimizer, such as --optimizer adamw_torch",
+        )

@@ -14,6 +14,7 @@ from qmem.architecture import (
     Architecture,
     adapt,
     check_plain_head,
+    check_plain_routers,
     describe,
     position_warning,
     quantized_modules,
@@ -37,6 +38,10 @@ from qmem.ledger.series import series_name, with_range
 
 ASSUMED_GPU = paper.Gpu((8, 0), 108)
 """Without a named GPU kernels are chosen as on an A100 (compute capability 8.0, 108 multiprocessors)."""
+
+
+UNROUTED = ("llama4_text",)
+"""Families whose experts see every token, whatever their routers say."""
 
 
 class Described(NamedTuple):
@@ -101,6 +106,7 @@ def _describe(job: Job, gpu: Gpu | None) -> Described:
     check_family(architecture.family)
     plan = adapt(architecture, job)
     facts = resolve_stack(job)
+    check_plain_routers(architecture, plan)
     check_supported(job, plan, facts)
     check_older(job, architecture.family, facts)
     if facts.fused_head:
@@ -124,11 +130,11 @@ def _walk(described: Described, *, brief: bool, steady: bool = False) -> Trace:
     n_layers = described.architecture.n_layers
     cut = _cut(described, STEADY_ENDS if steady else ENDS)
     if cut is not None:
-        walked = _program(described, cut.walked, steady=steady)
+        walked = _program(described, cut.walked, steady=steady, brief=brief)
         longer = repeated(walked.trace, walked.regions, n_layers, cut, brief=brief)
         if longer is not None:
             return longer
-    return _program(described, n_layers, steady=steady).trace
+    return _program(described, n_layers, steady=steady, brief=brief).trace
 
 
 def _cut(described: Described, ends: int = ENDS) -> Cut | None:
@@ -136,7 +142,7 @@ def _cut(described: Described, ends: int = ENDS) -> Cut | None:
     return cut_of(layer_kinds(described.architecture, described.quantized, adapted), ends)
 
 
-def _program(described: Described, n_layers: int, *, steady: bool = False) -> Walk:
+def _program(described: Described, n_layers: int, *, steady: bool = False, brief: bool = False) -> Walk:
     """Run the job's program with the first ``n_layers`` layers of its model."""
     whole, plan = described.architecture, described.plan
 
@@ -154,7 +160,7 @@ def _program(described: Described, n_layers: int, *, steady: bool = False) -> Wa
     cut = plan._replace(adapted=adapted)
     n_trained = sum(1 for _ in _trained(described))
     described_cut = (described.job, architecture, cut, described.quantized, described.facts, described.gpu)
-    return walk(*described_cut, n_trained, steady=steady)
+    return walk(*described_cut, n_trained, steady=steady, brief=brief)
 
 
 def _replayed(job: Job, trace: Trace, mode: ReplayMode) -> tuple[list[int], Replay | None]:
@@ -255,10 +261,16 @@ def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> t
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
     if described.job.effective_quant == "int8":
         sentences.append("int8: no activation has outlier columns, whose number depends on the data")
-    if any(parameter.role == "expert" for parameter in described.architecture.parameters):
+    if described.architecture.family not in UNROUTED and any(
+        parameter.role == "expert" for parameter in described.architecture.parameters
+    ):
         sentences.append(
             "balanced routing: every expert gets as many tokens as the others; what a grouped product allocates does"
             " not depend on it"
+        )
+    if "linear_attention" in described.architecture.config.get("layer_types", ()):
+        sentences.append(
+            "linear attention in torch code, as without flash-linear-attention and causal-conv1d: it takes more memory"
         )
     if described.job.grad_accum > 1:
         sentences.append("micro-steps after the second are like the second")

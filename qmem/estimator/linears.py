@@ -66,9 +66,8 @@ class Linear4bit(Module):
             self.compute_dtype = self.compute_dtype if input_dtype == "fp16" else input_dtype
             self.follows_first_input = False
         x = to(x, self.compute_dtype)
-        bias = self.bias
-        if bias is not None and bias.dtype != x.dtype:
-            self.bias = parameter(self.paper, bias.name, bias.shape, x.dtype, Kind.WEIGHT_16BIT)
+        if self.bias is not None and self.bias.dtype != x.dtype:
+            self.bias = parameter(self.paper, self.bias.name, self.bias.shape, x.dtype, Kind.WEIGHT_16BIT)
         return to(matmul_4bit(x, self.weight, self.bias), input_dtype)
 
 
@@ -82,9 +81,8 @@ class Linear8bit(Module):
 
     def forward(self, x: PaperTensor) -> PaperTensor:
         """A bias of another dtype is replaced by its cast for good; it is added in place."""
-        bias = self.bias
-        if bias is not None and bias.dtype != x.dtype:
-            self.bias = parameter(self.paper, bias.name, bias.shape, x.dtype, Kind.WEIGHT_16BIT)
+        if self.bias is not None and self.bias.dtype != x.dtype:
+            self.bias = parameter(self.paper, self.bias.name, self.bias.shape, x.dtype, Kind.WEIGHT_16BIT)
         return matmul_8bit(x, self.weight)
 
 

@@ -4,14 +4,18 @@ Source: transformers 5.23.0 ``masking_utils.py`` (``create_causal_mask``, ``find
 ``_ignore_causal_mask_sdpa``) and the ``forward`` of each decoder.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from qmem.errors import UnsupportedError
 from qmem.estimator.masked import count
 from qmem.estimator.paper import Paper, PaperTensor, empty
+from qmem.estimator.reductions import sum_rows
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 """The kinds of layers, as ``layer_types`` calls them."""
+
+Pattern = Callable[[Paper, int, int], PaperTensor]
+"""Makes what each token may see, of batch and sequence: ``[1 or b, 1, s, s]``."""
 
 
 def position_ids(paper: Paper, s: int) -> PaperTensor:
@@ -51,17 +55,52 @@ def causal_mask(
     # Only sdpa leaves out a window that is longer than the sequence.
     windowed = window is not None and (s >= window or attention == "eager")
     if attention == "eager":
-        visible = _visible(paper, b, s, given, windowed=windowed)
+        visible = _visible(paper, b, s, given, pattern=_windowed if windowed else _not_ahead)
         zero_and_least = [empty(paper, (), dtype) for _ in range(2)]
         mask = empty(paper, (b, 1, s, s), dtype)
         del zero_and_least, visible
         return mask
     if windowed or always:
-        visible = _visible(paper, b, s, given, windowed=windowed)
+        visible = _visible(paper, b, s, given, pattern=_windowed if windowed else _not_ahead)
         return PaperTensor((b, 1, s, s), "bool", visible.storage)
     if given is not None:
         _ask_whether_all_is_set(given)
     return None
+
+
+def chunked_mask(paper: Paper, b: int, s: int, dtype: str, *, attention: str, chunk: int) -> PaperTensor | None:
+    """``create_chunked_causal_mask``: as that of a window, but of every sequence, whose padding on the left counts."""
+    given = _given_mask(paper)
+    if given is None:
+        _look_for_packed_sequences(paper, b, s)
+    left_padding = _count_left_padding(paper, b, given)
+    paper.rule = "attention mask"
+    mask = None
+    if attention == "eager":
+        visible = _visible(paper, b, s, given, pattern=_chunked)
+        zero_and_least = [empty(paper, (), dtype) for _ in range(2)]
+        mask = empty(paper, (b, 1, s, s), dtype)
+        del zero_and_least, visible
+    elif s >= chunk:
+        mask = _visible(paper, b, s, given, pattern=_chunked)
+    elif given is not None:
+        _ask_whether_all_is_set(given)
+    del left_padding
+    return mask
+
+
+def _count_left_padding(paper: Paper, b: int, given: PaperTensor | None) -> PaperTensor:
+    """How many tokens of each sequence stand before the first that counts."""
+    paper.rule = "left padding"
+    if given is None:
+        return empty(paper, (b,), "int64")
+    counted = empty(paper, given.shape, "int64")
+    zeros = empty(paper, given.shape, "bool")
+    is_padding = empty(paper, given.shape, "bool")
+    del zeros, counted
+    left_padding = empty(paper, (b,), "int64")
+    del is_padding
+    return left_padding
 
 
 def no_mask(paper: Paper) -> None:
@@ -69,6 +108,17 @@ def no_mask(paper: Paper) -> None:
     given = _given_mask(paper)
     if given is not None:
         _ask_whether_all_is_set(given)
+
+
+def no_recurrent_mask(paper: Paper) -> None:
+    """``create_recurrent_attention_mask``: nothing is masked, once a mask that was given is found to be all ones."""
+    mask = paper.attention_mask
+    if mask is not None:
+        paper.rule = "given mask"
+        is_one = empty(paper, mask.shape, "bool")
+        are_all = empty(paper, (), "bool")
+        sum_rows(paper, 1, mask.numel, "bool")
+        del is_one, are_all
 
 
 def _older_mask(paper: Paper, s: int, *, window: int | None) -> None:
@@ -150,7 +200,7 @@ def _ask_whether_all_is_set(mask: PaperTensor) -> None:
     del equal, counted
 
 
-def _visible(paper: Paper, b: int, s: int, given: PaperTensor | None, *, windowed: bool) -> PaperTensor:
+def _visible(paper: Paper, b: int, s: int, given: PaperTensor | None, *, pattern: Pattern) -> PaperTensor:
     """What each token may see; a mask that came with the batch is joined with it (``and_masks``).
 
     The ranges of batch, heads, queries and keys live until it is there.
@@ -161,17 +211,17 @@ def _visible(paper: Paper, b: int, s: int, given: PaperTensor | None, *, windowe
         ranges.append(empty(paper, (s,), "int64"))
         del counted
     ranges.reverse()  # the first local is the first to go
-    visible = _seen(paper, s, given, windowed=windowed)
+    visible = _seen(paper, b, s, given, pattern)
     del ranges
     return visible
 
 
-def _seen(paper: Paper, s: int, given: PaperTensor | None, *, windowed: bool) -> PaperTensor:
-    pattern = _windowed(paper, s) if windowed else empty(paper, (1, 1, s, s), "bool")
+def _seen(paper: Paper, b: int, s: int, given: PaperTensor | None, pattern: Pattern) -> PaperTensor:
+    allowed = pattern(paper, b, s)
     if given is None:
-        return pattern
-    joined = empty(paper, (1, 1, s, s), "bool")
-    del pattern
+        return allowed
+    joined = empty(paper, allowed.shape, "bool")
+    del allowed
     of_keys = empty(paper, (given.shape[0], 1, 1, s), "bool")
     visible = empty(paper, (given.shape[0], 1, s, s), "bool")
     del of_keys, joined
@@ -197,7 +247,35 @@ def causal_masks(
     }
 
 
-def _windowed(paper: Paper, s: int) -> PaperTensor:
+def _not_ahead(paper: Paper, _b: int, s: int) -> PaperTensor:
+    """``causal_mask_function``."""
+    return empty(paper, (1, 1, s, s), "bool")
+
+
+def _chunked(paper: Paper, b: int, s: int) -> PaperTensor:
+    """``chunked_causal_mask_function``: the chunks of queries and keys are compared, in every sequence."""
+    one = empty(paper, (), "bool")
+    of_keys, of_queries = _chunk_numbers(paper, b, s), _chunk_numbers(paper, b, s)
+    same = empty(paper, (b, 1, s, s), "bool")
+    del of_keys, of_queries
+    inside = empty(paper, (b, 1, s, s), "bool")
+    del same, one
+    not_ahead = _not_ahead(paper, b, s)
+    mask = empty(paper, (b, 1, s, s), "bool")
+    del not_ahead, inside
+    return mask
+
+
+def _chunk_numbers(paper: Paper, b: int, s: int) -> PaperTensor:
+    left_padding = empty(paper, (b,), "int64")
+    from_first = empty(paper, (b, s), "int64")
+    del left_padding
+    numbers = empty(paper, (b, s), "int64")
+    del from_first
+    return numbers
+
+
+def _windowed(paper: Paper, _b: int, s: int) -> PaperTensor:
     """``create_sliding_window_causal_mask``: inside the window and not ahead, each at full size, then joined."""
     one = empty(paper, (), "bool")
     first_seen = empty(paper, (1, 1, s, 1), "int64")

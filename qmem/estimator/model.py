@@ -107,7 +107,7 @@ class PaperModel:
                 self.tensors[name] = parameter(
                     paper, name, shape, job.dtype, KIND_OF_DTYPE[job.dtype], trainable=trained
                 )
-            if parameter_.role in ("embedding", "router"):
+            if parameter_.role in ("embedding", "layer embedding", "router"):
                 self._load_buffers(module)
         paper.enter_layer(None)
         self._load_buffers()
@@ -192,6 +192,17 @@ class PaperModel:
             dtype = self._weight(module).dtype
             kind = KIND_OF_DTYPE[dtype]
             self.saved[module] = parameter(self.paper, copy.name, copy.shape, dtype, kind, trainable=True)
+            self._copy_buffers(module, copy.name.rpartition(".")[0])
+
+    def _copy_buffers(self, module: str, copy: str) -> None:
+        """Those of a module that is copied, such as the scale of Gemma's embedding."""
+        for name, shape, _, _ in self.architecture.buffers:
+            holder, _, word = name.rpartition(".")
+            if holder == module:
+                dtype = self.tensors[name].dtype
+                self.tensors[f"{copy}.{word}"] = parameter(
+                    self.paper, f"{copy}.{word}", shape, dtype, Kind.MODULE_BUFFER
+                )
 
     def _magnitude(self, module: str, name: str, a: PaperTensor, b: PaperTensor) -> PaperTensor:
         if module in self.conv1d and module not in self.packed:

@@ -8,7 +8,7 @@ Sources: torch 2.14.1 ``aten/src/ATen/native/cuda/layer_norm_kernel.cu``, ``deri
 
 from math import prod
 
-from qmem.estimator.operations import add_scalar, like, mean_last, mul, rsqrt, square, to
+from qmem.estimator.operations import add_scalar, like, mean_last, mul, power, rsqrt, silu, square, to
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
 from qmem.estimator.reductions import WARP, sum_columns
 from qmem.estimator.tape import Gradients, record, save_output
@@ -60,6 +60,34 @@ class GemmaRMSNorm(RMSNorm):
         return to(output, x.dtype)
 
 
+class Gemma4RMSNorm(Module):
+    """``Gemma4RMSNorm``: the reciprocal root is a power; the weight, where there is one, is taken as it is."""
+
+    def __init__(self, paper: Paper, role: str, weight: PaperTensor | None) -> None:
+        super().__init__(paper, Role(Kind.INTERMEDIATE, role))
+        self.weight = weight
+
+    def forward(self, hidden_states: PaperTensor) -> PaperTensor:
+        """``(x * (mean(x²) + ε) ** -0.5 * weight).type_as(x)``."""
+        normed_output = _normed_by_power(to(hidden_states, "fp32"))
+        if self.weight is not None:
+            normed_output = mul(normed_output, to(self.weight, "fp32"))
+        return to(normed_output, hidden_states.dtype)
+
+
+def _normed_by_power(hidden_states: PaperTensor) -> PaperTensor:
+    mean_squared = add_scalar(mean_last(square(hidden_states)))
+    return mul(hidden_states, power(mean_squared))
+
+
+class L2Norm(Module):
+    """``Llama4TextL2Norm``: without a weight, in fp32."""
+
+    def forward(self, x: PaperTensor) -> PaperTensor:
+        """``(x * rsqrt(mean(x²) + ε)).type_as(x)``."""
+        return to(_normed(to(x, "fp32")), x.dtype)
+
+
 class CohereLayerNorm(RMSNorm):
     """``CohereLayerNorm``: a layer norm without bias, step by step in fp32."""
 
@@ -94,6 +122,24 @@ class Fp32LayerNorm(Module):
     def forward(self, hidden_states: PaperTensor) -> PaperTensor:
         """``F.layer_norm(x.to(fp32)).to(x.dtype)``."""
         return to(layer_norm(to(hidden_states, "fp32"), None, None), hidden_states.dtype)
+
+
+class GatedRMSNorm(Module):
+    """``Qwen3_5RMSNormGated``: Llama's norm, then times the SiLU of a gate in fp32."""
+
+    def __init__(self, paper: Paper, role: str, weight: PaperTensor) -> None:
+        super().__init__(paper, Role(Kind.INTERMEDIATE, role))
+        self.weight = weight
+
+    def forward(self, hidden_states: PaperTensor, gate: PaperTensor) -> PaperTensor:
+        """``(weight * norm(x) * silu(gate)).to(x.dtype)``."""
+        input_dtype = hidden_states.dtype
+        hidden_states = to(hidden_states, "fp32")
+        variance = mean_last(square(hidden_states))
+        hidden_states = mul(hidden_states, rsqrt(add_scalar(variance)))
+        hidden_states = mul(self.weight, to(hidden_states, input_dtype))
+        hidden_states = mul(hidden_states, silu(to(gate, "fp32")))
+        return to(hidden_states, input_dtype)
 
 
 class T5LayerNorm(RMSNorm):

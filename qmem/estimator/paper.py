@@ -46,6 +46,7 @@ class Paper:
 
     Attributes:
         older: where the libraries' program is not the newest one.
+        brief: of what repeats within a layer, only what outlives a turn is made in the turns between the ends.
         trace: what has been allocated and freed.
         regions: which layer each stretch of events belongs to.
         role, rule: label what is allocated next; ``rule`` names the operation.
@@ -56,9 +57,10 @@ class Paper:
         autocast_cache: the casts kept for reuse, by the identity of what was cast, each with its layer.
     """
 
-    def __init__(self, gpu: Gpu, older: Older = NEWEST) -> None:
+    def __init__(self, gpu: Gpu, older: Older = NEWEST, *, brief: bool = False) -> None:
         self.gpu = gpu
         self.older = older
+        self.brief = brief
         self.trace = Trace()
         self.events = self.trace.events
         self.regions: list[Region] = []

@@ -188,7 +188,7 @@ class _Templates:
 
 
 def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Template], cut: Cut) -> bool:
-    """In every run all layers but the ends allocate the same, and the middle one and its twin free the same."""
+    """In every run the middle layer and its twin allocate and free the same; the layers at the ends may differ."""
     by_run: dict[int, dict[int, _Template]] = {}
     for stretch, template in zip(stretches, templates, strict=True):
         by_run.setdefault(stretch.run, {})[stretch.layer] = template
@@ -200,10 +200,8 @@ def _middle_layers_are_alike(stretches: list[_Stretch], templates: list[_Templat
             continue
         if set(layers) != set(range(cut.periods)):
             return False
-        if any(layers[layer].sizes != layers[1].sizes for layer in range(2, cut.periods - 1)):
-            return False
         middle, twin = layers[cut.middle], layers[cut.twin]
-        if (middle.events, middle.foreign) != (twin.events, twin.foreign):
+        if (middle.events, middle.sizes, middle.foreign) != (twin.events, twin.sizes, twin.foreign):
             return False
     return True
 

@@ -1,11 +1,13 @@
 """Rotary positions on paper tensors: the tables of cosines and sines, and the rotation of queries and keys.
 
-Source: transformers 5.23.0, ``RotaryEmbedding.forward`` and ``apply_rotary_pos_emb`` of ``models/*/modeling_*.py``.
+Source: transformers 5.23.0, ``RotaryEmbedding.forward`` and ``apply_rotary_pos_emb`` of ``models/*/modeling_*.py``;
+torch 2.14.1 ``derivatives.yaml`` (``view_as_real``, ``mul``).
 """
 
-from qmem.estimator.operations import add, mul, negate, to, use_cublas
+from qmem.estimator.operations import add, like, mul, negate, to, use_cublas
 from qmem.estimator.paper import Paper, PaperTensor, empty
 from qmem.estimator.slicing import cat_last, half
+from qmem.estimator.tape import Gradients, record
 
 Tables = tuple[PaperTensor, PaperTensor]
 """Cosines and sines of the rotary embedding."""
@@ -59,3 +61,40 @@ def rotate_half(x: PaperTensor) -> PaperTensor:
     x1 = half(x)
     x2 = half(x)
     return cat_last(negate(x2), x1)
+
+
+def complex_table(paper: Paper, s: int, width: int) -> PaperTensor:
+    """``polar(1, freqs) * scaling``: a complex number, two fp32 ones, for each pair of a head that is rotated."""
+    paper.rule = "rotary embedding"
+    positions = empty(paper, (1, s), "fp32")
+    freqs = empty(paper, (1, s, width // 2), "fp32")
+    del positions
+    ones = empty(paper, (1, s, width // 2), "fp32")
+    freqs_cis = empty(paper, (1, 1, s, width), "fp32")
+    del ones
+    freqs_cis = empty(paper, (1, 1, s, width), "fp32")
+    del freqs
+    return freqs_cis
+
+
+def times_complex(x: PaperTensor, freqs_cis: PaperTensor) -> PaperTensor:
+    """``x * freqs_cis``: saves the latter; backward writes its conjugate out first."""
+    x_shape = x.shape
+
+    def backward(g: PaperTensor, _: list[bool], freqs_cis: PaperTensor) -> Gradients:
+        conjugate = empty(g.paper, freqs_cis.shape, "fp32")
+        product = empty(g.paper, x_shape, "fp32")
+        del conjugate
+        return (product,)
+
+    return like(x, record(x.paper, "mul complex", [x], backward, (freqs_cis,)))
+
+
+def as_real(x: PaperTensor) -> PaperTensor:
+    """``torch.view_as_real``: a view; backward needs a contiguous gradient."""
+
+    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
+        return (empty(g.paper, g.shape, g.dtype) if g.swapped else g,)
+
+    node = record(x.paper, "view_as_real", [x], backward)
+    return PaperTensor(x.shape, x.dtype, x.storage, node, base=x, swapped=x.swapped)

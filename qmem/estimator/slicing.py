@@ -113,12 +113,13 @@ def cached(x: PaperTensor) -> PaperTensor:
     return empty(x.paper, x.shape, x.dtype, node)
 
 
-def cat_last(a: PaperTensor, b: PaperTensor) -> PaperTensor:
-    """``torch.cat((a, b), -1)``: the result; backward hands out views."""
-    a_shape, b_shape = a.shape, b.shape
+def cat_last(*parts: PaperTensor) -> PaperTensor:
+    """``torch.cat(parts, -1)``: the result; backward hands out views."""
+    shapes = [part.shape for part in parts]
 
     def backward(g: PaperTensor, _: list[bool]) -> Gradients:
-        return tuple(PaperTensor(shape, g.dtype, g.storage, base=g, swapped=g.swapped) for shape in (a_shape, b_shape))
+        return tuple(PaperTensor(shape, g.dtype, g.storage, base=g, swapped=g.swapped) for shape in shapes)
 
-    node = record(a.paper, "cat", [a, b], backward)
-    return empty(a.paper, (*a_shape[:-1], a_shape[-1] + b_shape[-1]), a.dtype, node)
+    paper, dtype = parts[0].paper, parts[0].dtype
+    node = record(paper, "cat", parts, backward)
+    return empty(paper, (*shapes[0][:-1], sum(shape[-1] for shape in shapes)), dtype, node)

@@ -51,13 +51,15 @@ def walk(
     n_trained: int,
     *,
     steady: bool = False,
+    brief: bool = False,
 ) -> Walk:
     """Run the job on paper.
 
     ``n_trained`` counts the trained parameters of the whole model, if this one is cut.  ``steady`` runs the second
     step only, with what the first one leaves behind: half the work, where only the fullest moment is asked for.
+    ``brief`` leaves out what dies within a turn of a loop within a layer (``middle_chunks.py``).
     """
-    paper = Paper(gpu, facts.older)
+    paper = Paper(gpu, facts.older, brief=brief)
     model = PaperModel(paper, architecture, job)
     paper.begin_phase("load")
     model.load(quantized)

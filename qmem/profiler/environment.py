@@ -13,6 +13,7 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONHASHSEED": "0",  # transformers makes Gemma 4's masks in the order of a set: a run shall repeat to the byte
     "PYTHONSAFEPATH": "1",  # a folder that is called like a library is none, wherever qmem is called (3.11 and later)
 }
 

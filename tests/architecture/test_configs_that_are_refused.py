@@ -60,8 +60,29 @@ def test_an_impossible_value_is_refused_with_its_field(changes, message):
             {"layer_types": ["sliding_attention"] * 3},
             "names sliding_attention, but there is no sliding_window",
         ),
+        ("qwen3_5_text", {"layer_types": ["sliding_attention"] * 3}, "must name full_attention or linear_attention"),
+        ("qwen3_next", {"linear_num_key_heads": 3}, "linear_num_value_heads is 16, which is not a multiple of"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers in config.json has 2 values, but there are 3 layers"),
         ("smollm3", {"no_rope_layers": ["1"]}, "no_rope_layers in config.json is .'1'., but must be a list of whole"),
+        (
+            "llama4_text",
+            {"no_rope_layers": [1, 0]},
+            "no_rope_layers in config.json has 2 values, but there are 3 layers",
+        ),
+        (
+            "llama4_text",
+            {"layer_types": ["sliding_attention"] * 3},
+            "layer_types in config.json must name full_attention",
+        ),
+        ("llama4_text", {"num_experts_per_tok": 17}, "num_experts_per_tok is 17, but a layer has only 16 experts"),
+        ("gemma4_text", {"num_kv_shared_layers": 1}, "num_kv_shared_layers is 1, but the 2 layers before lack a type"),
+        ("gemma4_text", {"top_k_experts": 17}, "top_k_experts is 17, but a layer has only 16 experts"),
+        ("gemma4_text", {"per_layer_config": {"0": {"head_dim": 16}}}, "gives layers of one type different heads"),
+        (
+            "gemma4_text",
+            {"per_layer_config": {"0": {"rank": 1}}},
+            "per_layer_config in config.json holds rank, but may",
+        ),
         ("phi", {"resid_pdrop": 1}, "resid_pdrop in config.json is 1, but must be at least 0 and below 1"),
         ("llama", {"hidden_act": None}, "hidden_act in config.json is None, but must be a word"),
         ("qwen3_moe", {"mlp_only_layers": [0.5]}, r"mlp_only_layers in config.json is \[0.5\], but must be a list"),
@@ -105,8 +126,9 @@ def test_a_multi_modal_model_is_refused_by_name_and_its_text_part_offered():
     config = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}}
     with pytest.raises(
         UnsupportedError, match=r"gemma3 is a multi-modal model .*; its text_config alone, a gemma3_text"
-    ):
+    ) as refused:
         describe(config)
+    assert refused.value.hint.endswith("write :text_config behind the model's name")
 
 
 def test_a_checkpoint_in_a_format_that_is_not_modelled_is_refused():

@@ -5,10 +5,17 @@ from meta_models import build_meta_model, small_config, tensors
 
 from qmem.architecture import FAMILIES, describe
 from qmem.catalogue import all_models
+from qmem.catalogue.text_models import text_config
 
 MODELS = [model for model in all_models() if model.config["model_type"] in FAMILIES]
+TEXT_MODELS = [
+    (model.id, text_config(model.config, model.id))
+    for model in all_models()
+    if model.config.get("text_config", {}).get("model_type") in FAMILIES
+]
 STORED = "quantization_config"
 """What a checkpoint is stored in says nothing of the model's tensors, and fp8 and mxfp4 are refused."""
+FULL, SLIDING = "full_attention", "sliding_attention"
 pytestmark = pytest.mark.libraries
 
 
@@ -44,12 +51,18 @@ def assert_same_model(described, model):
 
 
 def test_the_catalogue_has_models_of_every_family():
-    assert {model.config["model_type"] for model in MODELS} == set(FAMILIES)
+    configs = [*(model.config for model in MODELS), *(config for _, config in TEXT_MODELS)]
+    assert {config["model_type"] for config in configs} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.id)
 def test_every_tensor_of_a_catalogue_model_is_that_of_transformers(entry):
     config = {name: value for name, value in entry.config.items() if name != STORED}
+    assert_same_model(describe(config), build_meta_model(config))
+
+
+@pytest.mark.parametrize(("_name", "config"), TEXT_MODELS, ids=[name for name, _ in TEXT_MODELS])
+def test_every_tensor_of_a_text_model_is_that_of_transformers(_name, config):
     assert_same_model(describe(config), build_meta_model(config))
 
 
@@ -77,10 +90,22 @@ def test_a_small_config_of_every_family_is_described_as_transformers_builds_it(f
         ("qwen2", {"head_dim": 8}),
         ("qwen3", {"attention_bias": True, "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6,
                                                                "original_max_position_embeddings": 128}}),
+        ("qwen3_5_text", {"linear_num_value_heads": 2, "attention_bias": True, "tie_word_embeddings": True,
+                          "layer_types": ["full_attention", "linear_attention", "linear_attention"]}),
+        ("qwen3_5_moe_text", {"linear_conv_kernel_dim": 2, "partial_rotary_factor": 0.5}),
+        ("qwen3_next", {"decoder_sparse_step": 2, "mlp_only_layers": None, "linear_num_value_heads": 2}),
         ("gemma", {"tie_word_embeddings": False, "attention_bias": True}),
         ("gemma3_text", {"sliding_window_pattern": 2}),
         ("gemma3_text", {"layer_types": ["full_attention"] * 3,
                          "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+        ("gemma4_text", {"layer_types": [FULL, SLIDING, SLIDING], "num_kv_shared_layers": 1, "attention_bias": True,
+                         "use_double_wide_mlp": True, "enable_moe_block": False}),
+        ("gemma4_text", {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0,
+                         "tie_word_embeddings": False}),
+        ("gemma4_text", {"per_layer_config": {"02": {"head_dim": 16, "num_key_value_heads": 4}},
+                         "layer_types": [SLIDING] * 3}),
+        ("llama4_text", {"moe_layers": [0], "no_rope_layers": [0, 1, 0], "attention_bias": True, "use_qk_norm": False}),
+        ("llama4_text", {"layer_types": [FULL] * 3, "tie_word_embeddings": True, "interleave_moe_layer_step": 1}),
         ("phi3", {"partial_rotary_factor": 0.75, "tie_word_embeddings": True, "num_key_value_heads": 2}),
         ("gpt2", {"n_inner": 80, "tie_word_embeddings": False}),
         ("gpt_bigcode", {"multi_query": False, "n_inner": 80, "tie_word_embeddings": False}),

@@ -1,5 +1,7 @@
 """What a typed name means: spellings, mirrors, refusals, and the nearest three."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +167,40 @@ def test_no_name_is_said_to_be_missing(name: str) -> None:
 
 def test_a_filter_word_finds_what_a_name_would() -> None:
     assert find_model("qwen3-14b").id in {model.id for model in match_models("qwen3-14b")}
+
+
+@pytest.mark.parametrize(
+    "name", ["google/gemma-4-E2B:text_config", "gemma-4-e2b:text_config", "unsloth/gemma-4-E2B:text_config "]
+)
+def test_a_suffix_asks_for_the_text_model_of_a_multi_modal_one(name: str) -> None:
+    whole, found = find_model("gemma-4-E2B"), find_model(name)
+    assert (found.id, found.config) == ("google/gemma-4-E2B:text_config", whole.config["text_config"])
+    assert found.params_counted is None
+    assert found.notes[-1] == (
+        "planned is the text model of google/gemma-4-E2B alone, though AutoModelForCausalLM loads its towers too"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ":text_config"])
+def test_what_transformers_loads_as_its_text_model_is_planned_so_and_says_so(suffix: str) -> None:
+    found = find_model(f"Llama-4-Scout-17B-16E-Instruct{suffix}")
+    assert (found.id, found.config["model_type"]) == ("meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4_text")
+    assert found.notes[-1].endswith("alone, as AutoModelForCausalLM loads it")
+
+
+def test_a_folder_has_a_text_model_too(tmp_path) -> None:
+    config = {"model_type": "gemma4", "text_config": {"model_type": "gemma4_text", "hidden_size": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert find_model(f"{tmp_path}:text_config").config == config["text_config"]
+
+
+def test_a_model_without_a_text_model_says_so() -> None:
+    with pytest.raises(UsageError, match=r"Qwen/Qwen3-14B has no text_config in its config\.json") as refused:
+        find_model("Qwen3-14B:text_config")
+    assert refused.value.hint == "leave out :text_config"
+
+
+def test_a_text_model_without_a_family_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma4", "text_config": {}}))
+    with pytest.raises(UsageError, match="names no model_type"):
+        find_model(f"{tmp_path}:text_config")

@@ -1,5 +1,7 @@
 """The catalogue of models: complete, with sources, and its counts explained."""
 
+import json
+import re
 import time
 
 import msgspec
@@ -7,7 +9,8 @@ import pytest
 
 from qmem.catalogue import all_models, find_model, match_models
 from qmem.catalogue.config_file import REMOTE_CODE_TYPES
-from qmem.catalogue.models import names
+from qmem.catalogue.models import CatalogueModel, names
+from qmem.catalogue.names import short
 
 
 def test_the_catalogue_holds_189_models_each_with_a_source() -> None:
@@ -31,6 +34,50 @@ def test_a_count_that_differs_from_the_published_one_is_explained_by_the_differe
     for model in differing:
         assert model.params_published is not None
         assert f"{abs(model.params_published - model.params_counted):,}" in model.note, model.id
+
+
+NAMED = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z])")
+"""Parameters in a name: ``7B``, ``1.5b``, ``125m``."""
+
+NAME_ROUNDS = 0.12
+"""A share that a name may round away before its entry needs a published count or a reason."""
+
+NAMED_OTHERWISE = {
+    "Qwen/Qwen2-VL-7B-Instruct": "the name counts the text tower alone",
+    "allenai/OLMo-1B-hf": "the name rounds 1.18 B down",
+    "bigcode/starcoderbase-1b": "the name rounds 1.14 B down",
+}
+"""Why a name is far from what is counted, where no published count was found to settle it."""
+
+TWINS = {
+    frozenset({"Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2-7B"}),
+    frozenset({"Qwen/Qwen2.5-32B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"}),
+    frozenset({"meta-llama/Llama-3.3-70B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B"}),
+    frozenset({"deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-R1"}),
+}
+"""Models with one config: a later release, or what was distilled into it."""
+
+
+def test_a_config_has_as_many_parameters_as_its_name_says_or_as_were_published() -> None:
+    far = {model.id for model in all_models() if any(_is_far(name, model) for name in (model.id, *model.aliases))}
+    published = {model.id for model in all_models() if model.params_published == model.params_counted}
+    assert far - published == NAMED_OTHERWISE.keys()
+
+
+def _is_far(name: str, model: CatalogueModel) -> bool:
+    found = NAMED.search(short(name).lower().replace("_", "."))
+    if not found:
+        return False
+    named = float(found[1]) * {"b": 1e9, "m": 1e6}[found[2]]
+    return abs(model.params_counted / named - 1) > NAME_ROUNDS
+
+
+def test_no_model_has_the_config_of_another_but_the_twins() -> None:
+    named: dict[str, set[str]] = {}
+    for model in all_models():
+        stated = {key: value for key, value in model.config.items() if value is not None}
+        named.setdefault(json.dumps(stated, sort_keys=True), set()).add(model.id)
+    assert {frozenset(ids) for ids in named.values() if len(ids) > 1} == TWINS
 
 
 def test_a_tied_head_explains_the_published_count_of_the_small_qwen3() -> None:

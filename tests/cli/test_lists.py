@@ -6,6 +6,7 @@ import pytest
 
 from qmem.architecture import FAMILIES as DESCRIBED
 from qmem.catalogue import all_gpus, all_models
+from qmem.catalogue.text_models import LOADED_AS_TEXT
 from qmem.estimator.families import FAMILIES as WALKED
 
 
@@ -32,7 +33,9 @@ def test_a_filter_is_words_in_any_case(qmem) -> None:
 
 def test_the_list_says_which_models_are_walked(qmem) -> None:
     listed = {model["family"]: model["modelled"] for model in json.loads(qmem("models", "--json").out)["models"]}
-    assert {family for family, how in listed.items() if how == "step"} == set(WALKED) & set(listed)
+    loaded_as_text = {family for family, text in LOADED_AS_TEXT.items() if text in WALKED}
+    assert {family for family, how in listed.items() if how == "step"} == (set(WALKED) | loaded_as_text) & set(listed)
+    assert {family for family, how in listed.items() if how == "text"} == {"gemma3", "gemma4"}
     assert {family for family, how in listed.items() if how == "tensors"} == (set(DESCRIBED) - set(WALKED)) & set(
         listed
     )

@@ -25,6 +25,7 @@ from qmem.catalogue import find_gpu
 from qmem.job import make_job
 from qmem.ledger import Ledger
 from qmem.profiler import profile
+from qmem.profiler.environment import worker_environment
 from qmem.profiler.protocol import Closed, Request
 
 STEPS = 2
@@ -95,7 +96,11 @@ def _counters(ledger: Ledger) -> dict[str, Any]:
 def _history(request: Request) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
     """Run this file as a child that prints its events."""
     child = subprocess.run(
-        [sys.executable, __file__, "--child"], input=msgspec.json.encode(request), capture_output=True, check=False
+        [sys.executable, __file__, "--child"],
+        input=msgspec.json.encode(request),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": worker_environment(request.job)["PYTHONHASHSEED"]},
     )
     if child.returncode:
         raise SystemExit(child.stderr.decode())

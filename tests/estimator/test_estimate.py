@@ -129,7 +129,8 @@ def test_the_card_decides_workspaces():
 @pytest.mark.parametrize(
     ("job", "error", "match"),
     [
-        (Job(model="Qwen3-Next-80B-A3B-Instruct"), UnsupportedError, "model type .qwen3_next. is not supported yet"),
+        (Job(model="nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"), UnsupportedError, "model type .nemotron_h. is not"),
+        (Job(model="Qwen3.5-0.8B", dtype="fp16", compute_dtype="fp16"), UnsupportedError, "a convolution in fp16"),
         (Job(model="flan-t5-base", stack="trl"), UnsupportedError, "trl trains no t5"),
         (Job(model="t5-base", facts={"reentrant": "yes"}), UnsupportedError, "reentrant checkpointing of a T5"),
         (Job(model="t5-base", dtype="fp16", compute_dtype="fp16", stack="plain"), UnsupportedError, "a T5 in fp16"),

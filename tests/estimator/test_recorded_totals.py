@@ -1,7 +1,11 @@
 """The walk against torch's counters of whole recorded jobs: requested bytes are equal, to the byte."""
 
+import json
+
 import pytest
 from recorded import TOTALS, gpu_of, job_of, phases_of
+from recorded_report import REPORT
+from unsplit import most_unsplit
 
 from qmem import estimate
 from qmem.errors import UnsupportedError
@@ -9,10 +13,8 @@ from qmem.ledger import Ledger
 
 REFUSED = {"G22_bias_all", "G23_bias_lora_only", "G26_embed_lora"}
 WALKED = sorted(set(TOTALS) - REFUSED)
-GRAIN_TOLERANCE = 0.01
-SMALL, SMALL_TOLERANCE = 1 << 30, 0.03
-"""Of a block above 1 MiB up to 1 MiB is left unsplit, which weighs more where most tensors are no larger than that."""
-REPLAY_TOLERANCE = {"allocated": 0.00005, "reserved": 0.001}
+KNOWN_ERRORS: dict[str, dict[str, int]] = json.loads(REPORT.with_suffix(".json").read_text())
+"""Bytes that the full replay is off by, of the few recordings where it is: no recording may get worse."""
 
 
 @pytest.fixture(scope="module", params=WALKED)
@@ -20,6 +22,13 @@ def walked(request, tmp_path_factory):
     recorded = TOTALS[request.param]
     job = job_of(recorded, tmp_path_factory.mktemp("model"))
     return recorded, estimate(job, gpu_of(recorded), replay="full")
+
+
+@pytest.fixture
+def known(request):
+    """What is known to be off for the recording."""
+    name = request.node.callspec.params["walked"]
+    return KNOWN_ERRORS.get(name, {"allocated": 0, "reserved": 0})
 
 
 def current(ledger: Ledger, phase: str, step: int = 0) -> int:
@@ -57,11 +66,11 @@ def test_the_requested_peak_of_a_step_is_equal_and_in_the_same_phase(walked, ste
 
 
 @pytest.mark.parametrize("waterline", ["allocated", "reserved"])
-def test_the_replayed_peak_is_that_of_the_allocator(walked, waterline):
+def test_the_replayed_peak_is_that_of_the_allocator_or_off_by_no_more_than_is_published(walked, waterline, known):
     recorded, ledger = walked
     n_bytes, _ = peak(ledger, 2, waterline)
-    expected = recorded["steps"][1][f"peak_{waterline}"]
-    assert n_bytes == pytest.approx(expected, rel=REPLAY_TOLERANCE[waterline])
+    off = n_bytes - recorded["steps"][1][f"peak_{waterline}"]
+    assert abs(off) <= abs(known[waterline]), "find the reason, or publish it: tests/estimator/recorded_report.py"
 
 
 def test_managed_bytes_are_equal(walked):
@@ -70,12 +79,11 @@ def test_managed_bytes_are_equal(walked):
 
 
 @pytest.mark.parametrize("name", WALKED)
-def test_rounded_to_512_bytes_alone_the_allocated_peak_is_within_one_percent(name, tmp_path):
+def test_rounded_to_512_bytes_alone_only_unsplit_ends_of_blocks_are_missing(name, tmp_path):
     recorded = TOTALS[name]
     ledger = estimate(job_of(recorded, tmp_path), gpu_of(recorded), replay="none")
     n_bytes, _ = peak(ledger, 2, "allocated")
-    expected = recorded["steps"][1]["peak_allocated"]
-    assert n_bytes == pytest.approx(expected, rel=GRAIN_TOLERANCE if expected > SMALL else SMALL_TOLERANCE)
+    assert 0 <= recorded["steps"][1]["peak_allocated"] - n_bytes <= most_unsplit(ledger)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from qmem.architecture.families.deepseek import deepseek_v2, deepseek_v3
 from qmem.architecture.families.falcon import falcon
 from qmem.architecture.families.gemma import gemma, gemma2, gemma3_text
+from qmem.architecture.families.gemma4 import gemma4_text
 from qmem.architecture.families.gpt2 import gpt2
 from qmem.architecture.families.gpt_bigcode import gpt_bigcode
 from qmem.architecture.families.gpt_neox import gpt_neox
 from qmem.architecture.families.gpt_oss import gpt_oss
 from qmem.architecture.families.gptj import gptj
 from qmem.architecture.families.llama import llama, mistral, qwen2, qwen3
+from qmem.architecture.families.llama4 import llama4_text
 from qmem.architecture.families.mixture import mixtral, qwen2_moe, qwen3_moe
 from qmem.architecture.families.mpt import mpt
 from qmem.architecture.families.opt import opt
 from qmem.architecture.families.phi3 import phi3
+from qmem.architecture.families.qwen3_5 import qwen3_5_moe_text, qwen3_5_text
+from qmem.architecture.families.qwen3_next import qwen3_next
 from qmem.architecture.families.relatives import (
     cohere,
     glm,
@@ -36,6 +40,7 @@ DENSE: dict[str, Callable[[Fields], Outline]] = {
     "mistral": mistral,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_5_text": qwen3_5_text,
     "gemma": gemma,
     "gemma2": gemma2,
     "gemma3_text": gemma3_text,
@@ -66,9 +71,13 @@ MIXTURES = {
     "mixtral": mixtral,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "qwen3_5_moe_text": qwen3_5_moe_text,
+    "qwen3_next": qwen3_next,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "gpt_oss": gpt_oss,
+    "gemma4_text": gemma4_text,
+    "llama4_text": llama4_text,
 }
 """Families whose tensors depend on how the library holds experts."""
 

@@ -45,14 +45,23 @@ def read_heads(fields: Fields, *, n_kv: int | None = None, dim: int | None = Non
     """
     heads = fields.size("num_attention_heads")
     kv_heads = fields.size_or("num_key_value_heads", n_kv or heads, null=heads)
-    fields.must_divide("num_key_value_heads", "num_attention_heads")
     if whole or not (fields.has("head_dim") or dim):
         fields.must_divide("num_attention_heads", "hidden_size")
     share = fields.values["hidden_size"] // heads
     head_dim = fields.size_or("head_dim", dim or share, null=None if dim else share)
-    if head_dim % 2:
-        raise UsageError(f"head_dim is {head_dim}, but rotary positions need an even number")
-    return Heads(heads, kv_heads, head_dim)
+    of = Heads(heads, kv_heads, head_dim)
+    check_heads(of)
+    return of
+
+
+def check_heads(heads: Heads) -> None:
+    """Raise ``UsageError`` where heads cannot be shared evenly, or not be rotated."""
+    if heads.n % heads.n_kv:
+        raise UsageError(
+            f"num_attention_heads is {heads.n}, which is not a multiple of num_key_value_heads, {heads.n_kv}"
+        )
+    if heads.dim % 2:
+        raise UsageError(f"head_dim is {heads.dim}, but rotary positions need an even number")
 
 
 def attention(
@@ -143,6 +152,18 @@ def read_layer_types(fields: Fields, is_windowed: Callable[[int], bool]) -> tupl
     return given
 
 
+def read_rotated_layers(fields: Fields) -> tuple[bool, ...]:
+    """Which layers rotate: given, for each layer at least, or all but every ``no_rope_layer_interval``-th."""
+    n_layers, interval = read_layers(fields), fields.size_or("no_rope_layer_interval", 4)
+    given = fields.numbers("no_rope_layers")
+    if given is None:
+        given = tuple((index + 1) % interval for index in range(n_layers))
+    if len(given) < n_layers:
+        raise UsageError(f"no_rope_layers in config.json has {len(given)} values, but there are {n_layers} layers")
+    fields.values["no_rope_layers"] = rotated = tuple(map(bool, given[:n_layers]))
+    return rotated
+
+
 def decoder_outline(
     fields: Fields,
     layers: list[Block],
@@ -153,11 +174,12 @@ def decoder_outline(
     norm_bias: bool = False,
     norm_weight: bool = True,
     activation: str = "silu",
+    before_head: Callable[[Block], None] | None = None,
 ) -> Outline:
     """``model.embed_tokens``, ``model.layers``, ``model.norm``, ``lm_head``.
 
     ``positions``, ``tied`` and ``activation`` are the class's defaults of ``max_position_embeddings``,
-    ``tie_word_embeddings`` and ``hidden_act``.
+    ``tie_word_embeddings`` and ``hidden_act``; ``before_head`` adds what a family registers last but for the head.
     """
     fields.word("hidden_act", activation)
     fields.probability("attention_dropout", 0.0)
@@ -166,6 +188,8 @@ def decoder_outline(
     opening.embedding("model.embed_tokens", vocab, hidden)
     closing.norm("model.norm", hidden, bias=norm_bias, weight=norm_weight)
     closing.without_parameters("model.rotary_emb")
+    if before_head:
+        before_head(closing)
     closing.head("lm_head", vocab, hidden, tied=fields.flag("tie_word_embeddings", tied))
     max_positions = fields.size_or("max_position_embeddings", positions, most=MAX_POSITIONS)
     return Outline(

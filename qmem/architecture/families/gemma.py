@@ -3,6 +3,8 @@
 Structure and defaults: transformers 5.23, ``models/{gemma,gemma2,gemma3}``.
 """
 
+from collections.abc import Mapping
+
 from qmem.architecture.architecture import Buffer
 from qmem.architecture.families.decoder import (
     Heads,
@@ -57,7 +59,8 @@ def gemma3_text(fields: Fields) -> Outline:
     layer_norms(layer, hidden, *NORMS_AROUND)
     period = fields.size_or("sliding_window_pattern", 6)
     _read_windows_and_caps(fields, period=period, attention_cap=None, logit_cap=None)
-    return _outline(fields, layer, _frequencies_by_type(fields, heads.dim), 131072)
+    dims = dict.fromkeys(fields.values["layer_types"], heads.dim)
+    return _outline(fields, layer, frequencies_by_type(fields, dims), 131072)
 
 
 def _attention_and_mlp(fields: Fields, hidden: int, heads: Heads, *, norms_of_heads: bool = False) -> Block:
@@ -88,11 +91,11 @@ def _read_windows_and_caps(
     fields.word("hidden_activation", "gelu_pytorch_tanh")
 
 
-def _frequencies_by_type(fields: Fields, head_dim: int) -> tuple[Buffer, ...]:
+def frequencies_by_type(fields: Fields, head_dims: Mapping[str, int]) -> tuple[Buffer, ...]:
     """``Gemma3RotaryEmbedding``: one pair of buffers for each type, in the order of the alphabet."""
     scaling, by_type = fields.mapping("rope_scaling"), fields.mapping("rope_parameters")
     buffers = []
-    for layer_type in sorted(set(fields.values["layer_types"])):
+    for layer_type, head_dim in sorted(head_dims.items()):
         rope = {**Fields(by_type).mapping(layer_type), **(scaling if layer_type == "full_attention" else {})}
         n_elements = rotary_elements(rope, head_dim, Fields(rope).fraction("partial_rotary_factor", 1.0))
         name = f"model.rotary_emb.{layer_type}_"

@@ -52,19 +52,24 @@ def qwen2_moe(fields: Fields, *, fused_experts: bool) -> Outline:
     read_layer_types(fields, lambda index: windowed and index % 2 == 0 and index < last)
     heads = read_heads(fields, n_kv=16)
     qkv_bias = fields.flag("qkv_bias", absent=True)
-    n_experts = fields.size("num_experts", most=MAX_EXPERTS)
-    inner, shared = fields.size("moe_intermediate_size"), fields.size("shared_expert_intermediate_size")
     sparse, dense = Block(), Block()
     for layer in (sparse, dense):
         attention(layer, hidden, heads, qkv_bias=qkv_bias)
-    _router(sparse, n_experts, hidden, fused=fused_experts)
-    _experts(sparse, n_experts, hidden, inner, fused=fused_experts)
-    gated_mlp(sparse, hidden, shared, name="mlp.shared_expert")
-    sparse.linear("mlp.shared_expert_gate", 1, hidden, role="router")
+    experts_beside_shared(sparse, hidden, fields, fused=fused_experts)
     gated_mlp(dense, hidden, fields.size("intermediate_size"))
     for layer in (sparse, dense):
         layer_norms(layer, hidden)
-    return _outline(fields, _alternating(fields, sparse, dense, n_experts), heads, 32768)
+    return _outline(fields, alternating(fields, sparse, dense, fields.values["num_experts"]), heads, 32768)
+
+
+def experts_beside_shared(layer: Block, hidden: int, fields: Fields, *, fused: bool) -> None:
+    """A router and experts, and one more that every token passes, with a gate of its own."""
+    n_experts = fields.size("num_experts", most=MAX_EXPERTS)
+    inner, shared = fields.size("moe_intermediate_size"), fields.size("shared_expert_intermediate_size")
+    _router(layer, n_experts, hidden, fused=fused)
+    _experts(layer, n_experts, hidden, inner, fused=fused)
+    gated_mlp(layer, hidden, shared, name="mlp.shared_expert")
+    layer.linear("mlp.shared_expert_gate", 1, hidden, role="router")
 
 
 def qwen3_moe(fields: Fields, *, fused_experts: bool) -> Outline:
@@ -87,7 +92,7 @@ def qwen3_moe(fields: Fields, *, fused_experts: bool) -> Outline:
     gated_mlp(dense, hidden, fields.size("intermediate_size"))
     for layer in (sparse, dense):
         layer_norms(layer, hidden)
-    return _outline(fields, _alternating(fields, sparse, dense, n_experts), heads, 32768)
+    return _outline(fields, alternating(fields, sparse, dense, n_experts), heads, 32768)
 
 
 def _router(layer: Block, n_experts: int, hidden: int, *, fused: bool) -> None:
@@ -129,7 +134,7 @@ def fused_experts_of(layer: Block, n_experts: int, hidden: int, inner: int) -> N
     layer.without_parameters("mlp.experts.act_fn")
 
 
-def _alternating(fields: Fields, sparse: Block, dense: Block, n_experts: int) -> list[Block]:
+def alternating(fields: Fields, sparse: Block, dense: Block, n_experts: int) -> list[Block]:
     """A layer is a mixture at every ``decoder_sparse_step``, unless ``mlp_only_layers`` names it."""
     check_choice(fields, n_experts)
     step, plain = fields.size_or("decoder_sparse_step", 1), fields.layer_indices("mlp_only_layers")

@@ -13,11 +13,12 @@ from qmem.architecture.families.decoder import (
     read_layer_types,
     read_layers,
     read_rotary,
+    read_rotated_layers,
     rotary_buffers,
 )
 from qmem.architecture.fields import MAX_POSITIONS, Fields
 from qmem.architecture.outline import Block, Outline
-from qmem.errors import UnsupportedError, UsageError
+from qmem.errors import UnsupportedError
 
 
 def granite(fields: Fields) -> Outline:
@@ -27,22 +28,10 @@ def granite(fields: Fields) -> Outline:
 
 def smollm3(fields: Fields) -> Outline:
     """SmolLM3: Llama, tied, with layers that skip rotary positions, which changes no tensor."""
-    rotated, window = _read_rotated_layers(fields), fields.size_or_null("sliding_window", None)
+    rotated, window = read_rotated_layers(fields), fields.size_or_null("sliding_window", None)
     windowed = fields.flag("use_sliding_window", absent=False) and window is not None
     read_layer_types(fields, lambda index: windowed and not rotated[index])
     return _flagged_biases(fields, n_kv=4, positions=32768, tied=True)
-
-
-def _read_rotated_layers(fields: Fields) -> tuple[bool, ...]:
-    """Which layers rotate: given, for each layer at least, or all but every ``no_rope_layer_interval``-th."""
-    n_layers, interval = read_layers(fields), fields.size_or("no_rope_layer_interval", 4)
-    given = fields.numbers("no_rope_layers")
-    if given is None:
-        given = tuple((index + 1) % interval for index in range(n_layers))
-    if len(given) < n_layers:
-        raise UsageError(f"no_rope_layers in config.json has {len(given)} values, but there are {n_layers} layers")
-    fields.values["no_rope_layers"] = rotated = tuple(map(bool, given[:n_layers]))
-    return rotated
 
 
 def olmo(fields: Fields) -> Outline:

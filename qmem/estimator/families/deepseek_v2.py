@@ -2,7 +2,7 @@
 
 Queries and keys are wider than values, so no flash kernel takes them.  Source: transformers 5.23.0
 ``models/deepseek_v2/modeling_deepseek_v2.py``; torch 2.14.1 ``autograd/functions/tensor.cpp`` (``CopySlices``,
-``CopyBackwards``), ``derivatives.yaml`` (``view_as_real``, ``mul``).
+``CopyBackwards``).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from qmem.estimator.families import llama
 from qmem.estimator.families.mixture import SparseBlock, experts, refuse_what_is_not_walked
 from qmem.estimator.families.parts import CausalLM, Parts
 from qmem.estimator.fused_adapters import Cache, FusedParameter, wrapped
-from qmem.estimator.operations import add, contiguous, like, linear, scale, swap_heads, to, view
+from qmem.estimator.operations import add, contiguous, linear, scale, swap_heads, to, view
 from qmem.estimator.paper import Module, Paper, PaperTensor, Role, empty
-from qmem.estimator.rotary import Tables
+from qmem.estimator.rotary import Tables, as_real, complex_table, times_complex
 from qmem.estimator.routing import topk
 from qmem.estimator.slicing import cat_last, split
 from qmem.estimator.tape import Gradients, record
@@ -69,16 +69,7 @@ class Decoder(llama.Decoder):
 
     def tables(self, s: int, dtype: str) -> dict[str, Tables]:  # noqa: ARG002 - complex numbers stay fp32
         """``DeepseekV2RotaryEmbedding.forward``: ``polar(1, freqs) * scaling``, two fp32 numbers each."""
-        paper, width = self.paper, self.of.rotary_dim
-        paper.rule = "rotary embedding"
-        positions = empty(paper, (1, s), "fp32")
-        freqs = empty(paper, (1, s, width // 2), "fp32")
-        del positions
-        ones = empty(paper, (1, s, width // 2), "fp32")
-        freqs_cis = empty(paper, (1, 1, s, width), "fp32")
-        del ones
-        freqs_cis = empty(paper, (1, 1, s, width), "fp32")
-        del freqs
+        freqs_cis = complex_table(self.paper, s, self.of.rotary_dim)
         return dict.fromkeys(self.of.kinds_of_masks(), (freqs_cis, freqs_cis))
 
 
@@ -150,32 +141,9 @@ def _apply_rotary(xq: PaperTensor, xk: PaperTensor, freqs_cis: PaperTensor) -> T
     """``apply_rotary_emb``: pairs as complex numbers, in fp32."""
     xq_ = to(xq, "fp32")
     xk_ = to(xk, "fp32")
-    xq_out = to(_as_real(_times(xq_, freqs_cis)), xq.dtype)
-    xk_out = to(_as_real(_times(xk_, freqs_cis)), xk.dtype)
+    xq_out = to(as_real(times_complex(xq_, freqs_cis)), xq.dtype)
+    xk_out = to(as_real(times_complex(xk_, freqs_cis)), xk.dtype)
     return xq_out, xk_out
-
-
-def _times(x: PaperTensor, freqs_cis: PaperTensor) -> PaperTensor:
-    """``x * freqs_cis``: saves the latter; backward writes its conjugate out first."""
-    x_shape = x.shape
-
-    def backward(g: PaperTensor, _: list[bool], freqs_cis: PaperTensor) -> Gradients:
-        conjugate = empty(g.paper, freqs_cis.shape, "fp32")
-        product = empty(g.paper, x_shape, "fp32")
-        del conjugate
-        return (product,)
-
-    return like(x, record(x.paper, "mul complex", [x], backward, (freqs_cis,)))
-
-
-def _as_real(x: PaperTensor) -> PaperTensor:
-    """``torch.view_as_real``: a view; backward needs a contiguous gradient."""
-
-    def backward(g: PaperTensor, _: list[bool]) -> Gradients:
-        return (empty(g.paper, g.shape, g.dtype) if g.swapped else g,)
-
-    node = record(x.paper, "view_as_real", [x], backward)
-    return PaperTensor(x.shape, x.dtype, x.storage, node, base=x, swapped=x.swapped)
 
 
 def _expanded(x: PaperTensor, n_heads: int) -> PaperTensor:

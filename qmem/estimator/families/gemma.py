@@ -45,14 +45,16 @@ def rms_norm(parts: Parts, name: str, role: str) -> Module:
 class ScaledEmbedding(Module):
     """``GemmaTextScaledWordEmbedding``: rows of the weight times a scalar that lies on the GPU.
 
-    ``wants_grad`` is the hook of ``enable_input_require_grads``, which sees the scaled rows.
+    ``wants_grad`` is the hook of ``enable_input_require_grads``, which sees the scaled rows; another embedding than the
+    model's input, of that full name, has none.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts.paper, Role(Kind.INTERMEDIATE, "embed_tokens"))
-        self.rows = Embedding(parts.paper, parts.weight(parts.architecture.embedding), wants_grad=False)
-        self.embed_scale = parts.tensor(f"{parts.architecture.embedding}.embed_scale")
-        self.wants_grad = parts.wants_input_grads
+    def __init__(self, parts: Parts, name: str = "") -> None:
+        module = name or parts.architecture.embedding
+        super().__init__(parts.paper, Role(Kind.INTERMEDIATE, module.rpartition(".")[2]))
+        self.rows = Embedding(parts.paper, parts.weight(module), wants_grad=False)
+        self.embed_scale = parts.tensor(f"{module}.embed_scale")
+        self.wants_grad = parts.wants_input_grads and not name
 
     def forward(self, input_ids: PaperTensor) -> PaperTensor:
         """The scalar is cast to the weight's dtype each time."""

@@ -40,20 +40,25 @@ def _layer(parts: Parts, of: llama.LlamaOptions, index: int, block: Block) -> Mo
 
 def refuse_what_is_not_walked(parts: Parts) -> None:
     """Raise ``UnsupportedError`` for older libraries, a loss that balances the experts, and cards without groups."""
+    refuse_routers_logits(parts)
     if parts.paper.older != NEWEST:
         raise UnsupportedError(
             "the experts of a mixture under older libraries, a module each, are not modelled", hint="use --stack hf"
-        )
-    if parts.config["output_router_logits"]:
-        raise UnsupportedError(
-            "the loss that balances the experts (output_router_logits) is not modelled yet",
-            hint="set output_router_logits to false in config.json, which is the default",
         )
     if parts.paper.gpu.capability < GROUPED_FROM:
         major, minor = parts.paper.gpu.capability
         raise UnsupportedError(
             f"the experts of a mixture on a card of compute capability {major}.{minor} are not modelled",
             hint="torch multiplies groups of rows from 8.0 (A100) on: name such a card with --gpu",
+        )
+
+
+def refuse_routers_logits(parts: Parts) -> None:
+    """Raise ``UnsupportedError`` where the routers' logits are asked for."""
+    if parts.config["output_router_logits"]:
+        raise UnsupportedError(
+            "the loss that balances the experts (output_router_logits) is not modelled yet",
+            hint="set output_router_logits to false in config.json, which is the default",
         )
 
 

@@ -3,6 +3,8 @@
 Source: transformers 5.23.0 ``models/qwen2_moe/modeling_qwen2_moe.py``.
 """
 
+from collections.abc import Mapping
+
 from qmem.estimator.activations import sigmoid
 from qmem.estimator.families import llama
 from qmem.estimator.families.mixture import SparseBlock, assemble, experts, router
@@ -21,9 +23,14 @@ def build(parts: Parts) -> CausalLM:
 
 
 def _block(parts: Parts, layer: int, modules: dict[str, Module]) -> Module:
+    return shared_expert_block(parts, layer, modules, normalizes=parts.config["norm_topk_prob"])
+
+
+def shared_expert_block(parts: Parts, layer: int, modules: Mapping[str, Module], *, normalizes: bool) -> Module:
+    """The experts of a layer, and the one that is shared; probabilities may be made to sum to one."""
     shared = {f"mlp.{name}_proj": modules[f"mlp.shared_expert.{name}_proj"] for name in ("gate", "up", "down")}
     shared_expert = llama.MLP(parts.paper, shared, llama.options(parts).activation)
-    gate = router(parts, layer, normalizes=parts.config["norm_topk_prob"])
+    gate = router(parts, layer, normalizes=normalizes)
     return SharedExpertBlock(gate, experts(parts, layer), shared_expert, modules["mlp.shared_expert_gate"])
 
 
