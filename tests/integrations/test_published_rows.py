@@ -1,29 +1,28 @@
 """The report on published measurements says what was measured, and what was published."""
 
 from pathlib import Path
+from statistics import median
 
-import msgspec
 import pytest
+from msgspec import structs
+from unsplit import most_unsplit
 
 from qmem import estimate
 from qmem.catalogue import find_gpu
 from qmem.catalogue.stacks import resolve_stack
 from qmem.integrations.environments import environments
-from qmem.integrations.published.replaying import write_job
-from qmem.integrations.published.report import errors, report
-from qmem.integrations.published.rows import Replay, read_rows
+from qmem.integrations.published.replaying import digest, write_job
+from qmem.integrations.published.report import errors, report, worse
+from qmem.integrations.published.rows import FIGURES, read_replay, read_rows
 from qmem.job import make_job
 from qmem.job.file import read_job_file
 
 REPORTS = Path(__file__).parents[2] / "reports"
-MEASURED = msgspec.json.decode((REPORTS / "phantom-vs-published.json").read_bytes(), type=Replay)
+MEASURED = read_replay(FIGURES)
 WRITTEN = (REPORTS / "phantom-vs-published.md").read_text(encoding="utf-8")
 ROWS = read_rows()
-
-
-def bound(row):
-    """A share of the published peak; with another kernel than the published run's it is wider."""
-    return 0.006 if row.miss else 0.001
+MEDIAN, WORST = 0.003, 0.02
+"""What was asked of the errors before any was known, as shares of the published peak."""
 
 
 def cells_of(line):
@@ -43,10 +42,23 @@ def test_the_report_is_what_would_be_written_from_its_figures():
     assert report(ROWS, MEASURED) == WRITTEN
 
 
-def test_every_row_is_clean_and_within_a_tenth_of_a_percent_or_says_why_not():
-    for error in errors(ROWS, MEASURED):
-        assert abs(error.peak) <= bound(error.row)
-        assert (error.measured.state, error.measured.ended) == ("clean", "complete")
+def test_every_row_is_clean_and_near():
+    found = errors(ROWS, MEASURED)
+    assert median(abs(error.peak) for error in found) <= MEDIAN
+    assert max(abs(error.peak) for error in found) <= WORST
+    assert {(error.measured.state, error.measured.ended) for error in found} == {("clean", "complete")}
+
+
+def test_what_was_measured_is_what_the_rows_ask():
+    assert {one.id: one.asked for one in MEASURED.measured} == {row.id: digest(ROWS, row) for row in ROWS.rows}
+
+
+def test_a_run_that_is_further_off_than_the_one_before_names_its_rows():
+    first = MEASURED.measured[0]
+    further = structs.replace(first, peak_allocated_bytes=first.peak_allocated_bytes - 512)
+    after = structs.replace(MEASURED, measured=(further, *MEASURED.measured[1:]))
+    assert worse(ROWS, MEASURED, after) == [first.id]
+    assert worse(ROWS, MEASURED, MEASURED) == []
 
 
 def test_the_errors_that_are_printed_are_those_of_the_figures_beside_them():
@@ -65,10 +77,11 @@ def test_the_worst_row_comes_first():
 
 
 @pytest.mark.parametrize("row", ROWS.rows, ids=lambda row: row.id)
-def test_the_estimate_of_a_row_is_as_near(row, tmp_path):
+def test_the_tensors_of_a_row_leave_room_for_nothing_but_unsplit_ends_of_blocks(row, tmp_path):
     job = make_job(read_job_file(str(write_job(ROWS, row, tmp_path))))
-    estimated = estimate(job, find_gpu(ROWS.gpu)).peak.allocated_bytes
-    assert estimated == pytest.approx(row.published.peak_allocated_bytes, rel=bound(row))
+    estimated = estimate(job, find_gpu(ROWS.gpu), replay="none")
+    rounded = estimated.peak.allocated_bytes - row.kept
+    assert 0 <= row.published.peak_allocated_bytes - rounded <= most_unsplit(estimated)
 
 
 @pytest.mark.parametrize("row", ROWS.rows, ids=lambda row: row.id)

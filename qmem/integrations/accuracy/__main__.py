@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from qmem.errors import QmemError
+from qmem.integrations.accuracy import writing
 from qmem.integrations.accuracy.grid import GRID, MEASURED, Entry, read_grid, read_measured
 from qmem.integrations.accuracy.scoring import Listed, Row, score
 
@@ -58,18 +59,28 @@ def _measure(entries: list[Entry], folder: Path, workers: int) -> None:
 
 
 def _write(entries: tuple[Entry, ...], folder: Path, report: Path, *, writes_checked: bool) -> None:
-    from qmem.integrations.accuracy import writing  # noqa: PLC0415
     from qmem.integrations.accuracy.plots import plot  # noqa: PLC0415
-    from qmem.integrations.accuracy.published import score_published  # noqa: PLC0415
+    from qmem.integrations.accuracy.published import published_errors, score_published  # noqa: PLC0415
 
     rows, listed, versions = scored(entries, folder)
+    published = score_published() if writes_checked else []
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(writing.report(rows, listed, versions, score_published() if writes_checked else ()))
+    report.write_text(writing.report(rows, listed, versions, published))
     if rows:
         plot(rows, report.with_suffix(""))
-    _write_json(report.with_suffix("") / "errors.json", writing.errors(rows))
+    _write_errors(report.with_suffix("") / "errors.json", writing.errors(rows))
+    if published:
+        _write_errors(report.with_suffix("") / "published.json", published_errors(published))
     if writes_checked and rows:
         _write_json(CHECKED, writing.checked(rows))
+
+
+def _write_errors(path: Path, errors: writing.AllErrors) -> None:
+    """Keep the errors, and tell which of them are larger than those that were kept before."""
+    if path.is_file():
+        for where, change in writing.grown(msgspec.json.decode(path.read_bytes()), errors).items():
+            sys.stderr.write(f"grown: {where}: {change}\n")
+    _write_json(path, errors)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -7,9 +7,18 @@ from typing import Any
 from qmem.integrations.accuracy.scoring import Row
 
 MIB = 1 << 20
-MARKERS = {"o": "allocated", "|": "reserved", "x": "grain"}
+MARKERS = {
+    "o": ("allocated", "allocated, full replay"),
+    "|": ("reserved", "reserved, full replay"),
+    "+": ("quick_allocated", "allocated, quick replay"),
+    "1": ("quick_reserved", "reserved, quick replay"),
+    "x": ("grain", "allocated, no replay"),
+}
+"""What an error is drawn as: its field in a row and its name in the legend."""
 LEAST_RANGE = 1.0
 """Percent that every picture of errors shows, so that noise does not fill it."""
+LINEAR = 0.01
+"""Percent around zero where the axis is no logarithm."""
 
 COLOURS = {"clean": "#1b6ca8", "assumed": "#d98c1f", "tainted": "#a03050"}
 
@@ -54,7 +63,9 @@ def _predicted(pyplot: Any, rows: Sequence[Row], path: Path) -> None:
     ends = [min(row.measured for row in rows) / MIB, max(row.measured for row in rows) / MIB]
     axes.plot(ends, ends, color="#888888", linewidth=0.8, zorder=0)
     axes.set(xscale="log", yscale="log", xlabel="peak allocated, phantom (MiB, simulated)")
-    axes.set(ylabel="peak allocated, estimate (MiB)", title="Predicted against measured")
+    axes.set(ylabel="peak allocated, estimate with full replay (MiB)", title="Predicted against measured")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False)
     _save(pyplot, figure, path)
 
@@ -64,20 +75,39 @@ def _errors(pyplot: Any, rows: Sequence[Row], path: Path, by: str) -> None:
     for row in rows:
         groups.setdefault(_group(row, by), []).append(row)
     names = sorted(groups, reverse=True)
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.28 * len(names)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 1.8 + 0.28 * len(names)), layout="constrained")
     for height, name in enumerate(names):
         colours = [COLOURS[row.state] for row in groups[name]]
-        for marker, measure in MARKERS.items():
+        for marker, (measure, _) in MARKERS.items():
             shares = [100 * getattr(row, measure) for row in groups[name]]
-            axes.scatter(shares, [height] * len(shares), marker=marker, c=colours, s=22, alpha=0.8)
+            axes.scatter(shares, [height] * len(shares), marker=marker, c=colours, s=26, alpha=0.8)
     axes.axvline(0, color="#888888", linewidth=0.8, zorder=0)
     axes.set_yticks(range(len(names)), [f"{name} ({len(groups[name])})" for name in names])
-    axes.set_xscale("symlog", linthresh=0.01)
-    most = max(LEAST_RANGE, *(100 * abs(getattr(row, measure)) for row in rows for measure in MARKERS.values()))
-    axes.set_xlim(-1.2 * most, 1.2 * most)
-    axes.set(xlabel="error of the peak in %: ● allocated, | reserved, × allocated without a replay")
-    axes.set(title=f"Error by {by}")
+    axes.set_ylim(-0.7, len(names) - 0.3)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _scale(axes, max(LEAST_RANGE, *(100 * abs(getattr(row, of)) for row in rows for of, _ in MARKERS.values())))
+    axes.set(title=f"Error of the peak by {by} (jobs)")
+    _legend(pyplot, figure, {row.state for row in rows})
     _save(pyplot, figure, path)
+
+
+def _scale(axes: Any, most: float) -> None:
+    """Percent, as powers of ten but near zero; too high is on the right."""
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.set_xlim(-1.2 * most, 1.2 * most)
+    ticks = [sign * 10.0**power for sign in (-1, 1) for power in range(-2, 3) if 10.0**power <= 1.2 * most]
+    axes.set_xticks([*ticks, 0.0], [*(f"{tick:+g}" for tick in ticks), "0"])
+    axes.set(xlabel="error in %: the estimate less what was measured (simulated), of what was measured")
+
+
+def _legend(pyplot: Any, figure: Any, states: set[str]) -> None:
+    def key(marker: str, colour: str, label: str) -> Any:
+        return pyplot.Line2D([], [], linestyle="", marker=marker, color=colour, label=label)
+
+    measures = [key(marker, "#444444", name) for marker, (_, name) in MARKERS.items()]
+    colours = [key("s", colour, state) for state, colour in COLOURS.items() if state in states]
+    figure.legend(handles=measures + colours, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
 
 
 def _group(row: Row, by: str) -> str:

@@ -1,10 +1,10 @@
 """One job's estimate against what it measured: a row of the error table.
 
-It owns what is compared; it writes nothing.
+It owns what is compared; it writes nothing.  What only one of the two has is a difference, never left out.
 """
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from qmem.architecture import describe
 from qmem.catalogue import find_gpu, find_model
@@ -12,11 +12,16 @@ from qmem.errors import QmemError
 from qmem.estimator import estimate
 from qmem.estimator.doubt import has_experts
 from qmem.integrations.accuracy.grid import Entry, Refused
+from qmem.integrations.accuracy.phases import PhaseError, closing_error, phase_errors
 from qmem.job import Job
 from qmem.ledger import Kind, Ledger
 from qmem.ledger.comparison import Comparison, compare
 
-Outcome = Literal["scored", "not estimated", "not measured"]
+ASKED = ("model", "parameters", "job", "stack", "versions")
+"""What both ledgers must have in common to be held against each other."""
+
+SIMULATED = " (phantom)"
+"""What the phantom adds to the name of the card that it stands in for."""
 
 
 class Row(NamedTuple):
@@ -29,10 +34,12 @@ class Row(NamedTuple):
         grain: allocated, every allocation rounded to 512 bytes.
         allocated, reserved: with the full replay.
         quick_allocated, quick_reserved: with the quick one.
-        loaded, prepared: requested bytes after load and after preparation, off by.
+        loaded, prepared: requested bytes after load and after preparation, off by; absent where one side has no such.
+        phases: where requested bytes differ at the closing or at the peak of a phase, or only one side has it.
         residents: named tensors that differ at the closing of a phase.
-        same_phase: whether both peak in the same phase.
-        kinds: bytes that each kind is off by at the peak, where both peak in the same phase.
+        same_phase: whether both peak in the same phase of an equal step.
+        kinds: bytes that each kind is off by at the peak, where both peak in the same phase; absent where one side
+            cannot tell.
         paged: managed bytes, off by.
     """
 
@@ -47,11 +54,12 @@ class Row(NamedTuple):
     reserved: float
     quick_allocated: float
     quick_reserved: float
-    loaded: int
-    prepared: int
+    loaded: int | None
+    prepared: int | None
+    phases: tuple[PhaseError, ...]
     residents: int
     same_phase: bool
-    kinds: dict[Kind, int]
+    kinds: dict[Kind, int | None]
     paged: int
 
     @property
@@ -94,6 +102,9 @@ def score(entry: Entry, measured: Ledger | Refused | None) -> Row | Listed:
     except QmemError as error:
         return listed._replace(why=f"not estimated: {error.message}")
     compared = compare(full, measured)
+    others = _asked_otherwise(compared, full, measured)
+    if others:
+        return listed._replace(why=f"what is stored was measured with another {', '.join(others)}")
     return Row(
         *entry,
         state=measured.state,
@@ -104,10 +115,11 @@ def score(entry: Entry, measured: Ledger | Refused | None) -> Row | Listed:
         reserved=_share(full.peak.reserved_bytes, measured.peak.reserved_bytes),
         quick_allocated=_share(quick.peak.allocated_bytes, measured.peak.allocated_bytes),
         quick_reserved=_share(quick.peak.reserved_bytes, measured.peak.reserved_bytes),
-        loaded=_closing_change(compared, "load"),
-        prepared=_closing_change(compared, "prepare"),
+        loaded=closing_error(full, measured, "load"),
+        prepared=closing_error(full, measured, "prepare"),
+        phases=phase_errors(full, measured),
         residents=len(compared.owners),
-        same_phase=full.peak.moment.phase == measured.peak.moment.phase,
+        same_phase=compared.peak.scored,
         kinds=_kind_changes(compared),
         paged=full.paged_bytes - measured.paged_bytes,
     )
@@ -119,19 +131,21 @@ def _share(estimated: int | None, measured: int | None) -> float:
     return estimated / measured - 1
 
 
-def _closing_change(compared: Comparison, phase: str) -> int:
-    """Bytes that requested is off by when a phase closes; 0 where neither has the phase."""
-    for one in compared.phases:
-        if (one.step, one.phase) == (0, phase):
-            changes = [r.change for r in one.readings if (r.waterline, r.measure) == ("requested", "current")]
-            return -next(change for change in changes if isinstance(change, int))
-    return 0
+def _asked_otherwise(compared: Comparison, full: Ledger, measured: Ledger) -> list[str]:
+    """What was asked of the phantom and not of the estimate; a version counts where both name one."""
+    names = [
+        field.name
+        for field in compared.fields
+        if field.name.startswith(ASKED) and not (field.name.startswith("versions.") and None in (field.a, field.b))
+    ]
+    same_card = measured.device.removesuffix(SIMULATED) == full.device
+    return names if same_card else ["card", *names]
 
 
-def _kind_changes(compared: Comparison) -> dict[Kind, int]:
+def _kind_changes(compared: Comparison) -> dict[Kind, int | None]:
     if not compared.peak.scored:
         return {}
-    return {one.kind: -one.change for one in compared.peak.kinds if isinstance(one.change, int)}
+    return {one.kind: -one.change if isinstance(one.change, int) else None for one in compared.peak.kinds}
 
 
 def middle(shares: Iterable[float]) -> float:

@@ -4,8 +4,8 @@ import click
 
 from qmem.integrations.command import REPORTS, run, tell, write_data, write_text
 from qmem.integrations.published.replaying import FOLDER, replay
-from qmem.integrations.published.report import report
-from qmem.integrations.published.rows import read_rows
+from qmem.integrations.published.report import report, worse
+from qmem.integrations.published.rows import FIGURES, read_replay, read_rows
 
 
 @click.command()
@@ -16,7 +16,9 @@ def main(*, again: bool) -> None:
         stored.unlink()
     rows = read_rows()
     measured = replay(rows, tell)
-    write_data(REPORTS / "phantom-vs-published.json", measured)
+    for grown in worse(rows, read_replay(FIGURES), measured) if FIGURES.is_file() else ():
+        tell(f"further off than before: {grown}")
+    write_data(FIGURES, measured)
     write_text(REPORTS / "phantom-vs-published.md", report(rows, measured))
 
 

@@ -33,7 +33,7 @@ def replay(rows: Rows, tell: Callable[[str], None], *, folder: Path = FOLDER) ->
 def write_job(rows: Rows, row: Row, folder: Path) -> Path:
     """Write the job file of a row, and the model's config beside it with the fields that the replay changes."""
     folder.mkdir(exist_ok=True)
-    config = {**find_model(row.job["model"]).config, **rows.config}
+    config = {**find_model(row.job["model"]).config, **rows.config, **row.config}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     path = folder / "job.toml"
     fields = {**row.job, "model": str(folder)}
@@ -42,11 +42,12 @@ def write_job(rows: Rows, row: Row, folder: Path) -> Path:
 
 
 def _measured(rows: Rows, row: Row, python: Path, folder: Path, tell: Callable[[str], None]) -> Measured:
-    ledger = folder / f"{row.id}-{_digest(rows, row)}.json"
+    asked = digest(rows, row)
+    ledger = folder / f"{row.id}-{asked}.json"
     if not ledger.is_file():
         tell(f"{row.id}: {row.what}")
         _profile(rows, row, python, ledger)
-    return measured_of(row, from_json(ledger.read_bytes()))
+    return measured_of(row, asked, from_json(ledger.read_bytes()))
 
 
 def _profile(rows: Rows, row: Row, python: Path, ledger: Path) -> None:
@@ -68,6 +69,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
-def _digest(rows: Rows, row: Row) -> str:
-    asked = (row.job, rows.config, rows.gpu, environments()[rows.environment].pins)
+def digest(rows: Rows, row: Row) -> str:
+    """What a row asks of the phantom, in eight characters."""
+    asked = (row.job, {**rows.config, **row.config}, rows.gpu, environments()[rows.environment].pins)
     return sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:8]

@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
+from qmem.integrations.command import REPORTS
 from qmem.ledger import Ledger
 
 ROWS = Path(__file__).with_name("rows.json")
+FIGURES = REPORTS / "phantom-vs-published.json"
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -18,6 +20,7 @@ class Source(msgspec.Struct, frozen=True):
     figures: str
     versions: str
     settings: str
+    trainer: str
 
     def line(self, number: int) -> str:
         """The address of a line of the figures."""
@@ -38,15 +41,21 @@ class Row(msgspec.Struct, frozen=True):
     """A published run and the fields of the job that replays it.
 
     Attributes:
+        config: fields of the model's config that the published program had changed.
+        tokens: of what its vocabulary is made up.
         substitution: what runs in the place of what was published, where not as in most rows.
-        miss: why the replay is off, where that is known.
+        kept: bytes that the substitute keeps at the peak, and the published program does not.
+        miss: what else is known of why the estimate is off.
     """
 
     id: str
     what: str
     published: Published
     job: dict[str, Any]
+    config: dict[str, Any]
+    tokens: str
     substitution: str | None = None
+    kept: int = 0
     miss: str | None = None
 
 
@@ -63,9 +72,10 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What the phantom read for a row, by the qmem of a commit."""
+    """What the phantom read for a row, by the qmem of a commit; ``asked`` is the digest of what it was asked."""
 
     id: str
+    asked: str
     peak_allocated_bytes: int
     peak_moment: str
     steady_allocated_bytes: int
@@ -89,12 +99,18 @@ def read_rows() -> Rows:
     return msgspec.json.decode(ROWS.read_bytes(), type=Rows)
 
 
-def measured_of(row: Row, ledger: Ledger) -> Measured:
+def read_replay(path: Path) -> Replay:
+    """What an earlier run of the rows measured."""
+    return msgspec.json.decode(path.read_bytes(), type=Replay)
+
+
+def measured_of(row: Row, asked: str, ledger: Ledger) -> Measured:
     """The figures of a ledger that a published line has too: the peak, and what is left at the end of the last step."""
     readings = (one.n_bytes for one in ledger.readings if (one.waterline, one.measure) == ("allocated", "current"))
     left = [n_bytes for n_bytes in readings if isinstance(n_bytes, int)]
     return Measured(
         id=row.id,
+        asked=asked,
         peak_allocated_bytes=ledger.peak.allocated_bytes,
         peak_moment=str(ledger.peak.moment),
         steady_allocated_bytes=left[-1],
