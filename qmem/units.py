@@ -32,6 +32,15 @@ def parse_bytes(text: str) -> int:
     return round(float(match["number"]) * factor)
 
 
+def format_move(was: int, now: int) -> str:
+    """``3.97 GiB -> 8.20 GiB``; in a smaller unit where both would read the same: ``1,067.45 MiB -> 1,069.45 MiB``."""
+    in_units = [
+        (f"{was / size:,.2f} {unit}", f"{now / size:,.2f} {unit}") for unit, size in (("MiB", MIB), ("KiB", KIB))
+    ]
+    written = ((format_bytes(was), format_bytes(now)), *in_units, (f"{was:,} B", f"{now:,} B"))
+    return " -> ".join(next((pair for pair in written if pair[0] != pair[1]), written[0]))
+
+
 def format_gib(n_bytes: int) -> str:
     """``19.44 GiB``: two decimals, as totals are shown."""
     return f"{n_bytes / GIB:.2f} GiB"

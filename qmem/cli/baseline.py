@@ -7,7 +7,7 @@ import click
 from qmem.cli.command import CONTEXT_SETTINGS, VerbCommand, help_option, json_option
 from qmem.cli.stored import rendered
 from qmem.cli.streams import write_note, write_result
-from qmem.errors import EXIT_CANNOT, EXIT_OK, EXIT_USAGE, QmemError
+from qmem.errors import EXIT_CANNOT, EXIT_OK, EXIT_USAGE, QmemError, UsageError
 
 if TYPE_CHECKING:
     from qmem.gate import Scenario, Scenarios
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 def update(**given: Any) -> int:
     """Measure the scenarios and accept what they measured."""
     from qmem.cli.check import measure_all
+    from qmem.gate.baseline import check_storable
     from qmem.gate.repository import check_committed
 
+    if not given["reason"].strip():
+        raise UsageError("--reason is empty", hint='say why the new figures are right: --reason "rank 8 to 16"')
     scenarios, chosen = _chosen(given["only"])
+    check_storable(scenarios.folder)
     if not given["allow_dirty"]:
         check_committed(scenarios.folder)
     codes = [_accept(scenarios, measured, given["reason"]) for measured in measure_all(scenarios, chosen, None)]

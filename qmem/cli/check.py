@@ -37,23 +37,31 @@ def check(names: tuple[str, ...], **given: Any) -> int:
 
 def measure_all(scenarios: "Scenarios", chosen: "Sequence[Scenario]", workers: int | None) -> "list[Measured]":
     """Run the scenarios, with a line of progress where somebody watches."""
+    from contextlib import closing
+
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from qmem.cli.interrupts import told_to_end
     from qmem.gate.running import run_scenarios, workers_that_fit
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     found = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with (
+        told_to_end(),
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
         task = progress.add_task("scenarios", total=len(chosen))
 
         def began(scenario: "Scenario") -> None:
             progress.update(task, description=scenario.name)
 
         n_workers = workers or workers_that_fit(chosen)
-        for measured in run_scenarios(chosen, scenarios.folder, workers=n_workers, began=began):
-            progress.advance(task)
-            found.append(measured)
+        with closing(run_scenarios(chosen, scenarios.folder, workers=n_workers, began=began)) as results:
+            for measured in results:
+                progress.advance(task)
+                found.append(measured)
     return found
 
 
@@ -64,7 +72,11 @@ def _judged(scenarios: "Scenarios", measured: "Measured") -> "Verdict":
     if measured.ledger is None:
         assert measured.error is not None, "one of the two is there"
         return not_measured(measured.scenario, measured.error)
-    return judge(measured.scenario, measured.ledger, read_baseline(scenarios.folder, measured.scenario.name))
+    try:
+        baseline = read_baseline(scenarios.folder, measured.scenario.name)
+    except UsageError as error:
+        return not_measured(measured.scenario, error)
+    return judge(measured.scenario, measured.ledger, baseline)
 
 
 def exit_code(verdicts: "Sequence[Verdict]", *, strict: bool) -> int:

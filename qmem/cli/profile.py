@@ -37,6 +37,7 @@ EXIT_CODES = {
 def show_profile(**given: Any) -> int:
     """Run, store, print; the exit code says how the run ended, then whether the card of ``--gpu`` is too small."""
     from qmem.catalogue import find_gpu
+    from qmem.cli.interrupts import told_to_end
     from qmem.profiler import profile
     from qmem.profiler.storing import check_place
     from qmem.units import parse_bytes
@@ -49,7 +50,7 @@ def show_profile(**given: Any) -> int:
     weights = Path(given["weights"]) if given["weights"] is not None else None
     if out is not None:
         check_place(out)
-    with _progress() as on_progress:
+    with told_to_end(), _progress() as on_progress:
         ledger = profile(
             job, phantom=phantom, memory=memory, steps=given["steps"], weights=weights, load=given["load"],
             on_progress=on_progress,

@@ -121,11 +121,12 @@ def write_file(path: str, content: bytes) -> None:
 
 
 def _write_beside(place: str, content: bytes) -> None:
-    beside = f"{place}.{os.getpid()}.part"
+    # A name of its own: in containers every process may have the same number, and a killed one leaves its part.
+    beside = f"{place}.{os.urandom(6).hex()}.part"
     try:
         _write(beside, "xb", content)
         os.replace(beside, place)  # noqa: PTH105
-    except OSError:
+    except BaseException:
         _remove(beside)
         raise
 

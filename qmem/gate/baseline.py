@@ -3,6 +3,7 @@
 One JSON file a scenario under ``profiles/baselines/``, sorted, one figure a line, so that a change can be reviewed.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,19 @@ def read_baseline(folder: Path, name: str) -> Baseline | None:
             hint="make it again with qmem baseline update",
         )
     return baseline
+
+
+def check_storable(folder: Path) -> None:
+    """Refuse before anything is measured where no baseline could be written.
+
+    Raises:
+        UnavailableError: naming what is in the way.
+    """
+    place = folder / FOLDER
+    there = next(path for path in (place, *place.parents) if path.exists())
+    why = "is no folder" if not there.is_dir() else "" if os.access(there, os.W_OK | os.X_OK) else "may not be written"
+    if why:
+        raise UnavailableError(f"baselines cannot be stored in {place}: {there} {why}")
 
 
 def store_baseline(folder: Path, baseline: Baseline) -> Path:

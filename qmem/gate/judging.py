@@ -3,6 +3,7 @@
 It owns tolerances and words.  Figures come from ledgers (``figures.py``); nothing is measured here.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from qmem.gate.baseline import Baseline
 from qmem.gate.figures import PAGED, SEPARATOR, figures
 from qmem.gate.scenario import Scenario
 from qmem.ledger import Interval, Ledger
-from qmem.units import MIB, format_bytes
+from qmem.units import MIB, format_bytes, format_move
 
 Outcome = Literal[
     "unchanged", "within tolerance", "stale", "grown", "over budget", "out of memory",
@@ -24,8 +25,12 @@ Outcome = Literal[
 LARGEST = 3
 """Causes that are named."""
 
-BETWEEN_WATERLINES = ("rounding", "cache")
-"""Kinds that follow from others and cause nothing."""
+ROUNDING = "rounding"
+CACHE = "cache"
+"""Kinds that follow from others: rounding is named where it grew most, cache never."""
+
+
+_STEP = re.compile(r"^step \d+")
 
 
 class Tolerance(NamedTuple):
@@ -69,8 +74,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         what: which counter: ``peak allocated``.
         baseline, now: bytes.
         limit: bytes that it may grow by.
-        kinds: bytes that each kind of memory moved by there, the largest first.
+        kinds: bytes that each kind of memory moved by, the largest first; at the phase's high water they add up to
+            the change of peak allocated.
         causes: the largest holdings that moved there, those that explain most first.
+        held_in: where these holdings are: the phase, for its high water; the same phase of the last step, where only
+            counters are kept of this one; or ``end of load``, where nobody saw who held what at the high water.
     """
 
     phase: str
@@ -80,11 +88,22 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     kinds: dict[str, int]
     causes: tuple[Cause, ...]
+    held_in: str
 
     @property
     def change(self) -> int:
         """Bytes more than in the baseline."""
         return self.now - self.baseline
+
+    @property
+    def cause(self) -> str:
+        """What explains most: a holding, or what the allocator adds to all of them."""
+        rounding = self.kinds.get(ROUNDING, 0)
+        if abs(rounding) > max((abs(cause.change) for cause in self.causes), default=0) and rounding * self.change > 0:
+            asked = sum(self.kinds.values()) - rounding
+            less_or_more = "less" if asked < 0 else "more"
+            return f"{ROUNDING}: unsplit tails of blocks; tensors ask for {abs(asked):,} B {less_or_more}"
+        return f"{self.causes[0].kind}: {self.causes[0].owner}" if self.causes else ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +132,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def judge(scenario: Scenario, ledger: Ledger, baseline: Baseline | None) -> Verdict:
     """Hold what was measured against the budget and the baseline."""
     if ledger.ended != "complete":
-        return _cut_off(scenario, ledger)
+        return _cut_off(scenario, ledger, baseline)
     over = _over_budget(scenario, ledger)
     verdict = _compared(scenario, ledger, baseline) if baseline else _without_baseline(scenario)
     now = structs.replace(verdict, peak=ledger.peak.allocated_bytes, simulated=ledger.instrument == "phantom profile")
@@ -122,11 +141,12 @@ def judge(scenario: Scenario, ledger: Ledger, baseline: Baseline | None) -> Verd
     return structs.replace(now, why=f"{now.why}; {over}") if over else now
 
 
-def _cut_off(scenario: Scenario, ledger: Ledger) -> Verdict:
+def _cut_off(scenario: Scenario, ledger: Ledger, baseline: Baseline | None) -> Verdict:
     """A run that did not end: out of memory is a finding, whatever was measured until then."""
     outcome: Outcome = "out of memory" if ledger.ended == "out of memory" else "not measured"
     why = "; ".join((f"the run ended with {ledger.ended}", *ledger.warnings))
-    return Verdict(scenario=scenario.name, outcome=outcome, why=why, simulated=_is_simulated(ledger))
+    changed = baseline.changes(ledger) if baseline else ()
+    return Verdict(scenario=scenario.name, outcome=outcome, why=why, changed=changed, simulated=_is_simulated(ledger))
 
 
 def _is_simulated(ledger: Ledger) -> bool:
@@ -134,7 +154,7 @@ def _is_simulated(ledger: Ledger) -> bool:
 
 
 def not_measured(scenario: Scenario, error: QmemError) -> Verdict:
-    """The verdict on a scenario without a ledger: this machine cannot measure it, or it is wrong in itself."""
+    """The verdict where nothing can be compared: this machine cannot measure it, or it or its baseline is wrong."""
     outcome: Outcome = "not measured" if isinstance(error, UnavailableError) else "wrong"
     return Verdict(scenario=scenario.name, outcome=outcome, why=str(error))
 
@@ -173,7 +193,7 @@ def _compared(scenario: Scenario, ledger: Ledger, baseline: Baseline) -> Verdict
         return structs.replace(verdict, why=f"another {unlike[0]}: {update_command(scenario.name)}")
     verdict = structs.replace(verdict, changed=baseline.changes(ledger))
     now = figures(ledger)
-    moved = sorted(_moved(scenario, ledger, baseline, now), key=lambda finding: (-abs(finding.change), finding.phase))
+    moved = sorted(_moved(scenario, ledger, baseline, now), key=_worst_first)
     grown = tuple(finding for finding in moved if finding.change > 0)
     if grown:
         return structs.replace(verdict, outcome="grown", why=_sentence(grown[0]), findings=grown)
@@ -185,10 +205,15 @@ def _compared(scenario: Scenario, ledger: Ledger, baseline: Baseline) -> Verdict
     return structs.replace(verdict, outcome=outcome, why=outcome)
 
 
+def _worst_first(finding: Finding) -> tuple[int, bool, str]:
+    """Of equal ones the phase whose holdings are known."""
+    return -abs(finding.change), finding.held_in != finding.phase, finding.phase
+
+
 def _sentence(finding: Finding) -> str:
     direction = "grew" if finding.change > 0 else "fell"
-    amounts = f"{format_bytes(finding.baseline)} -> {format_bytes(finding.now)}"
-    named = f" ({finding.causes[0].kind}: {finding.causes[0].owner})" if finding.causes else ""
+    amounts = format_move(finding.baseline, finding.now)
+    named = f" ({finding.cause})" if finding.cause else ""
     phase = "" if finding.phase == PAGED else f" in {finding.phase}"
     return f"{finding.what}{phase} {direction} by {format_bytes(abs(finding.change))}, {amounts}{named}"
 
@@ -208,7 +233,7 @@ def _moved(scenario: Scenario, ledger: Ledger, baseline: Baseline, now: Mapping[
         limit = allowed.limit(was)
         if abs(is_now - was) > limit:
             phase, _, what = name.partition(SEPARATOR)
-            causes = list(_causes(phase, before, now))
+            causes = list(_causes(_held(phase, before), _held(phase, now)))
             yield Finding(
                 phase=phase,
                 what=what or "paged bytes",
@@ -217,6 +242,7 @@ def _moved(scenario: Scenario, ledger: Ledger, baseline: Baseline, now: Mapping[
                 limit=limit,
                 kinds=_by_kind(causes),
                 causes=_largest(causes, grown=is_now > was),
+                held_in=_held_in(phase, now),
             )
 
 
@@ -249,14 +275,22 @@ def _phases(table: Mapping[str, int]) -> set[str]:
     return {_phase(name) for name in table}
 
 
-def _causes(phase: str, before: Mapping[str, int], now: Mapping[str, int]) -> Iterator[Cause]:
-    """The holdings of a phase that moved; of a step whose holdings are not kept, those of the last step."""
-    prefix = _with_holdings(phase, now) + SEPARATOR
-    names = sorted(name for name in now.keys() | before.keys() if name.startswith(prefix) and not _is_counter(name))
-    for name in names:
-        kind, _, owner = name.removeprefix(prefix).partition(SEPARATOR)
+def _held(phase: str, table: Mapping[str, int]) -> dict[str, int]:
+    """The holdings of a phase by kind and owner; of a step whose holdings are not kept, those of the last step."""
+    prefix = _with_holdings(phase, table) + SEPARATOR
+    return {
+        name.removeprefix(prefix): n_bytes
+        for name, n_bytes in table.items()
+        if name.startswith(prefix) and not _is_counter(name)
+    }
+
+
+def _causes(before: Mapping[str, int], now: Mapping[str, int]) -> Iterator[Cause]:
+    """The holdings that moved."""
+    for name in sorted(now.keys() | before.keys()):
+        kind, _, owner = name.partition(SEPARATOR)
         cause = Cause(kind, owner, before.get(name, 0), now.get(name, 0))
-        if kind not in BETWEEN_WATERLINES and cause.change:
+        if kind != CACHE and cause.change:
             yield cause
 
 
@@ -268,13 +302,23 @@ def _by_kind(causes: list[Cause]) -> dict[str, int]:
 
 
 def _largest(causes: list[Cause], *, grown: bool) -> tuple[Cause, ...]:
-    same_way = (cause for cause in causes if (cause.change > 0) is grown)
+    same_way = (cause for cause in causes if (cause.change > 0) is grown and cause.kind != ROUNDING)
     return tuple(sorted(same_way, key=lambda cause: -abs(cause.change))[:LARGEST])
 
 
 def _with_holdings(phase: str, table: Mapping[str, int]) -> str:
-    if phase == PAGED or any(name.startswith(phase + SEPARATOR) and not _is_counter(name) for name in table):
-        return phase
-    word = phase.partition(" ")[2].partition(" ")[2]
-    alike = (_phase(name) for name in table if not _is_counter(name) and _phase(name).endswith(f" {word}"))
-    return next(alike, phase)
+    """The phase itself, or the same one of the step whose holdings are kept."""
+    kept = {_phase(name) for name in table if not _is_counter(name)}
+    alike = (other for other in sorted(kept) if _in_any_step(other) == _in_any_step(phase))
+    return phase if phase in kept else next(alike, phase)
+
+
+def _held_in(phase: str, table: Mapping[str, int]) -> str:
+    place = _with_holdings(phase, table)
+    at_high_water = sum(_held(phase, table).values()) == table.get(f"{place}{SEPARATOR}peak allocated")
+    return place if at_high_water or place == PAGED else f"end of {place}"
+
+
+def _in_any_step(phase: str) -> str:
+    """``step .2 forward`` for ``step 3.2 forward``."""
+    return _STEP.sub("step ", phase)

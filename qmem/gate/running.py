@@ -1,8 +1,9 @@
 """Runs scenarios, several at once: an estimate in this process, a run in a worker process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
 from typing import NamedTuple
 
 from qmem.errors import QmemError
@@ -11,6 +12,9 @@ from qmem.ledger import Ledger
 
 WORKER_BYTES = 2 * 1024**3
 """Host memory of one worker with room to spare: torch and its relatives take 0.6 to 1.1 GiB on the phantom."""
+
+STOPPING_S = 0.05
+"""Seconds between two looks at whether what was interrupted has ended."""
 
 
 class Measured(NamedTuple):
@@ -23,7 +27,7 @@ class Measured(NamedTuple):
 
 def run_scenarios(
     scenarios: Sequence[Scenario], folder: Path, *, workers: int, began: Callable[[Scenario], None]
-) -> Iterator[Measured]:
+) -> Generator[Measured, None, None]:
     """Measure all, in their order; ``began`` is called as each one starts.
 
     An interrupt stops those that have not begun, and reaches the caller.
@@ -43,14 +47,17 @@ def run_scenarios(
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            _stop_programs()
+            _stop(running)
             raise
 
 
-def _stop_programs() -> None:
-    from qmem.profiler.programs import stop_programs  # noqa: PLC0415
+def _stop(running: "Sequence[Future[Measured]]") -> None:
+    """Kill what was started until nothing runs: one may just be about to start a process."""
+    from qmem.profiler.started import kill_started  # noqa: PLC0415
 
-    stop_programs()
+    while not all(future.done() for future in running):
+        kill_started()
+        sleep(STOPPING_S)
 
 
 def workers_that_fit(scenarios: Sequence[Scenario]) -> int:

@@ -32,6 +32,8 @@ class Kind(str, Enum):
     WORKSPACE = "buffers/workspace"
     OPTIMIZER_TEMPORARY = "buffers/optimizer temporary"
     MODULE_BUFFER = "buffers/module buffer"
+    PROGRAM = "program"
+    KEPT = "program/kept tensor"
     OVERHEAD = "overhead"
     ROUNDING = "overhead/rounding"
     CACHE = "overhead/cache"

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 from qmem.ledger import Kind, Phase
 
-DEQUANTIZES = re.compile(r"_?dequantize")
+DEQUANTIZES = re.compile(r"_?dequant")
 """bitsandbytes' functions that make a 16-bit weight of a packed one all begin so."""
+
+_MULTIPLIES = "linear"
+"""What ``_dequant_linear_fallback`` of bitsandbytes 0.50 does with the weight that it made: an output, not a weight."""
 
 _OPERATION = re.compile(r"at::_ops::(\w+?)(?:_Tensor|_Scalar|_out|_default)?::(?:call|redispatch)")
 _NODE = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
@@ -53,7 +56,8 @@ def label_of(entry: dict[str, Any], phase: Phase, *, in_head: bool) -> Label:
         return Label("cuBLAS handle", Kind.WORKSPACE, "workspace")
     where = next((line for line in lines if not line[0].startswith(_UNTELLING) and "/qmem/" not in line[0]), None)
     because = f"{node or operation or 'allocation'}{f' at {_here(where[0])}:{where[1]}' if where else ''}"
-    kind = _kind(phase, lines, in_head=in_head)
+    multiplies = operation.startswith(_MULTIPLIES)
+    kind = Kind.DEQUANTIZED if _dequantizes(lines) and not multiplies else _kind(phase, in_head=in_head)
     return Label(entry.get("user_metadata") or _otherwise(phase, kind, node), kind, because)
 
 
@@ -62,9 +66,11 @@ def _here(path: str) -> str:
     return path.removeprefix(f"{os.getcwd()}{os.sep}")  # noqa: PTH109 - text, as the frames have it
 
 
-def _kind(phase: Phase, lines: "list[tuple[str, int, str]]", *, in_head: bool) -> Kind:
-    if any(DEQUANTIZES.match(function) for _, _, function in lines):
-        return Kind.DEQUANTIZED
+def _dequantizes(lines: "list[tuple[str, int, str]]") -> bool:
+    return any(DEQUANTIZES.match(function) for _, _, function in lines)
+
+
+def _kind(phase: Phase, *, in_head: bool) -> Kind:
     if phase == "optimizer step":
         return Kind.OPTIMIZER_TEMPORARY
     return Kind.LOGITS if phase == "loss" or in_head else Kind.INTERMEDIATE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from qmem.architecture import adapt, check_plain_head, describe
+from qmem.architecture import adapt, check_plain_head, check_plain_routers, describe
 from qmem.catalogue import Gpu, find_model
 from qmem.catalogue.stacks import resolve_stack
 from qmem.errors import UnavailableError, UnsupportedError, UsageError
@@ -13,7 +13,7 @@ from qmem.job import Job
 from qmem.ledger import Ledger
 from qmem.profiler.account import ledger_of
 from qmem.profiler.protocol import AnyEvent, Closed, Failed, Noted, Request, Traced
-from qmem.profiler.refusals import check_libraries, check_stack, check_versions
+from qmem.profiler.refusals import check_libraries, check_stack, check_versions, check_weights
 from qmem.profiler.sentences import Described
 from qmem.profiler.spans import only
 from qmem.profiler.supervisor import Told, run_worker
@@ -59,6 +59,7 @@ def profile(
     found = find_model(job.model)
     architecture, facts = describe(found.config), resolve_stack(job)
     plan = adapt(architecture, job)
+    check_plain_routers(architecture, plan)
     check_stack(job, facts)
     if facts.fused_head:
         check_plain_head(architecture, plan, job)
@@ -104,6 +105,8 @@ def _check(memory: int | None, phantom: Gpu | None, steps: int, weights: Path | 
         raise UsageError("both a checkpoint and a load of zeros are asked for", hint="leave one of them out")
     if weights is not None and not (weights / "config.json").is_file():
         raise UsageError(f"{weights} holds no config.json", hint="name the folder of a checkpoint")
+    if weights is not None:
+        check_weights(weights)
 
 
 def _raise_refusals(told: Told) -> None:

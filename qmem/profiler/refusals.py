@@ -1,8 +1,11 @@
 """What can be refused before a worker is started: missing libraries, and facts that no loop carries out."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
+from qmem.catalogue.config_file import read_config
 from qmem.catalogue.stacks import StackFacts, named_versions
+from qmem.catalogue.text_models import is_loaded_as_text
 from qmem.errors import UnavailableError, UnsupportedError
 from qmem.job import Job
 
@@ -74,3 +77,13 @@ def check_stack(job: Job, facts: StackFacts) -> None:
 
 def _stack(job: Job) -> str:
     return job.stack.partition("@")[0]
+
+
+def check_weights(folder: Path) -> None:
+    """Raise ``UnsupportedError`` for a multi-modal checkpoint that is loaded with its towers, whatever is planned."""
+    config = read_config(str(folder / "config.json"), shown=f"{folder}/config.json")
+    if "text_config" in config and not is_loaded_as_text(config):
+        raise UnsupportedError(
+            f"{folder} is a multi-modal {config['model_type']}, which AutoModelForCausalLM loads with its towers",
+            hint="save its text model as a checkpoint of its own, and name that",
+        )

@@ -5,6 +5,7 @@ A stored profile is replaced by a newer one of the same job on the same device, 
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,9 @@ from qmem.errors import UnavailableError, UsageError
 from qmem.ledger import Ledger, to_json
 
 RUNS = Path("profiles") / "runs"
+ABANDONED_S = 3600
+"""Seconds after which nobody writes a file any more that was begun."""
+
 _UNFIT = re.compile(r"[^A-Za-z0-9.]+")
 
 
@@ -72,17 +76,21 @@ def store(ledger: Ledger, path: Path | None = None) -> Path:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place, then renamed.  Its folder is made where it is missing.
 
+    What a process left that was killed while it wrote the same file goes, once nobody can still be writing it.
+
     Raises:
         OSError: it cannot be written; what was there before is as it was.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # A name of its own: in containers every process may have the same number, and a killed one leaves its part.
+    part = path.with_name(f"{path.name}.{os.urandom(6).hex()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(part, content)
         part.replace(path)
-    except OSError:
+    except BaseException:
         _remove(part)
         raise
+    _sweep(path)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -91,6 +99,15 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         # A full disk may say so only here.
         os.fsync(file.fileno())
+
+
+def _sweep(path: Path) -> None:
+    import time  # noqa: PLC0415
+
+    for part in path.parent.glob(f"{path.name}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED_S:
+                part.unlink()
 
 
 def _remove(path: Path) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from qmem.ledger import Ended
 from qmem.profiler.environment import worker_environment
 from qmem.profiler.protocol import AnyEvent, Failed, Finished, Request, decode, encode_request
+from qmem.profiler.started import killed_at_the_end
 
 OWN_GROUP: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 """An interrupt from the keyboard reaches this process alone: on Windows by this flag, elsewhere by a session of the
@@ -58,12 +59,9 @@ def _started(request: Request, log: IO[bytes]) -> Iterator["subprocess.Popen[byt
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=worker_environment(request.job),
         start_new_session=True, creationflags=OWN_GROUP,
     )  # fmt: skip
-    with process:
-        try:
-            _send(process, request)
-            yield process
-        finally:
-            process.kill()
+    with process, killed_at_the_end(process):
+        _send(process, request)
+        yield process
 
 
 def _send(process: "subprocess.Popen[bytes]", request: Request) -> None:

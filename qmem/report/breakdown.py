@@ -163,6 +163,7 @@ _LABELS = {
     Kind.WORKSPACE: "workspaces",
     Kind.OPTIMIZER_TEMPORARY: "optimizer temporaries",
     Kind.MODULE_BUFFER: "module buffers",
+    Kind.KEPT: "kept tensors",
 }
 _BASE_LABELS = {"nf4": "4-bit data", "fp4": "4-bit data", "int8": "8-bit data"}
 

@@ -32,7 +32,7 @@ _WORDS = {
     "grad": Kind.GRADIENT, "optimizer": Kind.OPTIMIZER_STATE, "optimizer state on the gpu": Kind.OPTIMIZER_STATE,
     "hidden state": Kind.CHECKPOINT, "loss": Kind.LOGITS, "logit": Kind.LOGITS,
     "dequantized": Kind.DEQUANTIZED, "cublas": Kind.WORKSPACE, "temporary": Kind.OPTIMIZER_TEMPORARY,
-    "optimizer temporaries": Kind.OPTIMIZER_TEMPORARY, "cuda context": Kind.CONTEXT,
+    "optimizer temporaries": Kind.OPTIMIZER_TEMPORARY, "cuda context": Kind.CONTEXT, "kept": Kind.KEPT,
 }  # fmt: skip
 """Words for kinds besides their own labels and headings, in small letters; a plural s is ignored."""
 

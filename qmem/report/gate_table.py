@@ -1,13 +1,16 @@
 """The gate on a terminal: one line a scenario, then what moved in those that need somebody."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 
 from rich.console import Console
+from rich.markup import escape
 
 from qmem.gate import Baseline, Finding, Verdict
 from qmem.report.tables import new_table, print_table
 from qmem.report.text import spelling
-from qmem.units import GIB, format_bytes
+from qmem.units import GIB, format_move
 
 QUIET = ("unchanged", "within tolerance")
 """Outcomes that ask nothing of anybody."""
@@ -18,6 +21,10 @@ STYLES = {"unchanged": "green", "within tolerance": "green", "stale": "yellow", 
 
 SHOWN = 3
 """Findings of one scenario that are shown; the others are counted."""
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_AMOUNT = re.compile(r"(?<=\d) (?=[KMG]?i?B\b)")
+"""The blank between a number and its unit."""
 
 
 def render_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
@@ -31,7 +38,7 @@ def render_verdicts(console: Console, verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         if verdict.outcome not in QUIET or verdict.changed:
             _render_details(console, verdict)
-    console.print(summary(verdicts))
+    console.print(_folded(summary(verdicts), console.width), markup=False, soft_wrap=True)
 
 
 def amounts(verdict: Verdict) -> tuple[str, str, str]:
@@ -57,23 +64,45 @@ def summary(verdicts: Sequence[Verdict]) -> str:
 def _render_details(console: Console, verdict: Verdict) -> None:
     say = spelling(console.encoding)
     console.print()
-    console.print(say(f"{verdict.scenario}: {verdict.why}"), markup=False)
-    for change in verdict.changed:
-        console.print(say(f"  changed: {change}"), markup=False)
+    for line in _lines(verdict):
+        console.print(_folded(say(line), console.width), markup=False, soft_wrap=True)
+
+
+def _lines(verdict: Verdict) -> Iterable[str]:
+    first, *others = sentences(verdict)
+    yield f"{verdict.scenario}: {first}"
+    yield from (f"  {sentence}" for sentence in others)
     for finding in verdict.findings[:SHOWN]:
-        for line in described(finding):
-            console.print(say(f"  {line}"), markup=False)
+        yield from (f"  {line}" for line in described(finding))
     if len(verdict.findings) > SHOWN:
-        console.print(f"  and {len(verdict.findings) - SHOWN} more phases")
+        more = len(verdict.findings) - SHOWN
+        yield f"  and {more} more {'phase' if more == 1 else 'phases'}"
+
+
+def _folded(line: str, width: int) -> str:
+    """A line over several, the further ones indented below it; an amount stays beside its unit."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    joined = _AMOUNT.sub(_NO_BREAK, line.strip())
+    lines = wrap(joined, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
+    return "\n".join(lines).replace(_NO_BREAK, " ")
+
+
+def sentences(verdict: Verdict) -> tuple[str, ...]:
+    """What is said of a scenario: the versions and fields that changed first, then what came of it."""
+    if not verdict.changed:
+        return (verdict.why,)
+    changed = (verdict.outcome, *(f"changed: {change}" for change in verdict.changed))
+    return changed if verdict.why == verdict.outcome else (*changed, verdict.why)
 
 
 def described(finding: Finding) -> Iterable[str]:
     """A finding in a few lines: the counter, the kinds, the largest holdings that moved."""
-    amounts_ = f"{format_bytes(finding.baseline)} -> {format_bytes(finding.now)}"
+    amounts_ = format_move(finding.baseline, finding.now)
     yield f"{finding.phase}: {finding.what} {amounts_} ({finding.change:+,} B, limit {finding.limit:+,} B)"
     kinds = [f"{kind} {change:+,} B" for kind, change in finding.kinds.items()]
     if kinds:
-        yield f"  by kind: {', '.join(kinds)}"
+        elsewhere = "" if finding.held_in == finding.phase else f" ({finding.held_in})"
+        yield f"  by kind{elsewhere}: {', '.join(kinds)}"
     for cause in finding.causes:
         yield f"  {cause.kind}: {cause.owner} {cause.baseline:,} -> {cause.now:,} B ({cause.change:+,} B)"
 
@@ -88,7 +117,7 @@ def render_baselines(console: Console, baselines: Mapping[str, Baseline | None])
         said = baseline.passport
         paged = f"{baseline.figures.get('paged', 0) / (1 << 20):,.2f}"
         words = (baseline.place.get("device", ""), said.get("date", ""), said.get("commit", "")[:10], said["reason"])
-        table.add_row(name, *words, f"{baseline.peak / GIB:.3f}", paged)
+        table.add_row(name, *map(escape, words), f"{baseline.peak / GIB:.3f}", paged)
     print_table(console, table)
 
 
@@ -105,5 +134,5 @@ def render_differences(console: Console, differences: Mapping[str, Moved]) -> No
         table = new_table(["figure"], ["baseline B", "now B", "change B"])
         for figure, (was, now) in moved.items():
             amounts_ = ("" if n_bytes is None else f"{n_bytes:,}" for n_bytes in (was, now))
-            table.add_row(figure, *amounts_, f"{(now or 0) - (was or 0):+,}")
+            table.add_row(escape(figure), *amounts_, f"{(now or 0) - (was or 0):+,}")
         print_table(console, table)

@@ -1,5 +1,7 @@
 """What a difference from the baseline means: growth, drops, budgets, what cannot be compared, and the cause."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,8 +12,9 @@ from qmem.errors import UsageError
 from qmem.gate.baseline import baseline_of
 from qmem.gate.figures import figures
 from qmem.gate.judging import EXACT, MEASURED, SIMULATED, judge
+from qmem.gate.scenario import make_scenario
 from qmem.ledger import Ledger
-from qmem.units import MIB
+from qmem.units import MIB, format_move
 
 
 def of_job(scenario, **changes) -> Ledger:
@@ -164,10 +167,58 @@ def test_a_failed_or_tainted_run_is_no_baseline(scenario, changes):
         accepted(one, structs.replace(of_job(one), **changes))
 
 
-def test_out_of_memory_is_a_finding(scenario):
+def test_out_of_memory_is_a_finding_and_names_the_versions_that_changed(scenario):
     one = scenario()
-    verdict = judge(one, structs.replace(of_job(one), ended="out of memory"), accepted(one))
-    assert verdict.outcome == "out of memory"
+    ledger = as_phantom(of_job(one))
+    ended = structs.replace(as_phantom(ledger, peft="0.20.0"), ended="out of memory")
+    verdict = judge(one, ended, accepted(one, as_phantom(ledger, peft="0.21.2")))
+    assert (verdict.outcome, verdict.changed) == ("out of memory", ("peft 0.21.2 -> 0.20.0",))
+
+
+def test_where_the_allocator_alone_grew_it_says_that_tensors_ask_for_less():
+    """A smaller batch lets the allocator leave longer tails: the optimizer's step has fewer bytes in larger blocks."""
+    two, one = (
+        make_scenario("half", {"model": "Qwen/Qwen2-1.5B", "seq": 512, "batch": batch}, Path()) for batch in (2, 1)
+    )
+    baseline = baseline_of(two, estimate(two.job, replay="full"), {"reason": "test"})
+    verdict = judge(one, estimate(one.job, replay="full"), baseline)
+    assert verdict.outcome == "grown"
+    worst = verdict.findings[0]
+    assert worst.phase.endswith("optimizer step")
+    assert sum(worst.kinds.values()) == worst.change
+    asked = sum(change for kind, change in worst.kinds.items() if kind != "rounding")
+    assert asked < 0
+    assert f"(rounding: unsplit tails of blocks; tensors ask for {-asked:,} B less)" in verdict.why
+
+
+def test_another_number_of_steps_moves_no_holding(scenario):
+    """Holdings are kept of the last step alone: those of one run's second stand against another's third."""
+    one = scenario()
+    same_steps = judge(one, of_job(one, rank=64), accepted(one))
+    later = accepted(one)
+    third = {name.replace("step 2", "step 3"): n_bytes for name, n_bytes in later.figures.items()}
+    counters = {name: n_bytes for name, n_bytes in later.figures.items() if name.count(" | ") == 1}
+    verdict = judge(one, of_job(one, rank=64), structs.replace(later, figures={**third, **counters}))
+    of_second = {finding.phase: finding for finding in verdict.findings if finding.phase.startswith("step 2")}
+    assert of_second
+    assert of_second == {
+        finding.phase: finding for finding in same_steps.findings if finding.phase.startswith("step 2")
+    }
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "written"),
+    [
+        (4_267_607_552, 8_806_917_632, "3.97 GiB -> 8.20 GiB"),
+        (1_119_303_680, 1_121_400_832, "1,067.45 MiB -> 1,069.45 MiB"),
+        (1_119_303_680, 1_119_304_704, "1,093,070.00 KiB -> 1,093,071.00 KiB"),
+        (1_119_303_680, 1_119_303_681, "1,119,303,680 B -> 1,119,303,681 B"),
+        (0, 512, "0 B -> 512 B"),
+        (7, 7, "7 B -> 7 B"),
+    ],
+)
+def test_two_amounts_are_written_so_that_they_differ(was, now, written):
+    assert format_move(was, now) == written
 
 
 def test_figures_add_up_at_the_peak(scenario):

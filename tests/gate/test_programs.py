@@ -17,7 +17,7 @@ from qmem.profiler.programs import run_call, run_program
 pytestmark = pytest.mark.libraries
 
 LOOP = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 
 def train(steps=100, width=1024, rows=64):
@@ -39,7 +39,8 @@ def too_many_rows():
     train(rows=10_000_000)
 
 def sleep():
-    Path("sleeps").touch()
+    Path("sleeps.part").write_text(str(os.getpid()))
+    Path("sleeps.part").replace("sleeps")
     time.sleep(300)
 
 if __name__ == "__main__":
@@ -126,7 +127,8 @@ def test_a_program_or_function_that_is_not_there_is_named(project):
         run_call("loop:trian", project, phantom=find_gpu("a100-80"))
 
 
-def test_an_interrupt_ends_the_program_too(project):
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_program_too(project, told):
     (project / "qmem.toml").write_text('[scenarios.one]\ncall = "loop:sleep"\ninstrument = "phantom"\ndevice = "l4"\n')
     command = [sys.executable, "-m", "qmem", "check"]
     with subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as check:
@@ -134,5 +136,7 @@ def test_an_interrupt_ends_the_program_too(project):
             if (project / "sleeps").exists():
                 break
             time.sleep(0.1)
-        os.kill(check.pid, signal.SIGINT)
+        os.kill(check.pid, told)
         assert check.wait(60) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((project / "sleeps").read_text()), 0)

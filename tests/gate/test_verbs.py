@@ -113,19 +113,21 @@ def test_a_broken_baseline_is_one_clear_message(project, qmem, text):
     path = project / "profiles" / "baselines" / "tiny.json"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    code, _, err = qmem("check", "tiny")
+    code, out, _ = qmem("check")
+    said = " ".join(out.split())
     assert code == 2
-    assert "tiny.json is no baseline" in err
-    assert "qmem baseline update" in err
+    assert "tiny.json is no baseline" in said
+    assert "make it again with qmem baseline update" in said
+    assert "1 no baseline, 1 wrong" in said
 
 
 def test_a_baseline_of_another_schema_is_refused(project, qmem):
     qmem("baseline", "update", "--only", "tiny", "--reason", "first")
     path = project / "profiles" / "baselines" / "tiny.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    code, _, err = qmem("check", "tiny")
+    code, out, _ = qmem("check", "tiny")
     assert code == 2
-    assert "has schema version 2, this qmem reads 1" in err
+    assert "has schema version 2, this qmem reads 1" in " ".join(out.split())
 
 
 def test_what_cannot_be_stored_leaves_what_was_there(project, qmem):
@@ -143,6 +145,37 @@ def test_what_cannot_be_stored_leaves_what_was_there(project, qmem):
     assert "Traceback" not in done.stderr
     assert [path.name for path in folder.iterdir()] == ["tiny.json"]
     assert (folder / "tiny.json").read_bytes() == before
+
+
+def test_where_nothing_can_be_stored_nothing_is_measured(project, qmem):
+    (project / "profiles").write_text("a file")
+    code, out, err = qmem("baseline", "update", "--reason", "first")
+    assert (code, out) == (3, "")
+    assert "profiles is no folder" in err
+
+
+def test_a_reason_that_says_nothing_is_refused(project, qmem):
+    code, _, err = qmem("baseline", "update", "--reason", " ")
+    assert code == 2
+    assert "--reason is empty" in err
+    assert not (project / "profiles").exists()
+
+
+@pytest.mark.usefixtures("project")
+def test_a_reason_is_shown_as_it_was_written(qmem):
+    qmem("baseline", "update", "--only", "tiny", "--reason", "see [/tmp] or [bold]")
+    assert "[/tmp]" in qmem("baseline", "show", "tiny")[1]
+
+
+def test_what_a_killed_update_left_goes_with_a_later_one(project, qmem):
+    folder = project / "profiles" / "baselines"
+    folder.mkdir(parents=True)
+    old, new = (folder / f"tiny.json.{word}.part" for word in ("old", "new"))
+    for part in (old, new):
+        part.write_text("{")
+    os.utime(old, (0, 0))
+    assert qmem("baseline", "update", "--only", "tiny", "--reason", "first")[0] == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny.json", new.name]
 
 
 def test_killed_at_any_moment_a_baseline_is_whole(project, qmem):

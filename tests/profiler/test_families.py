@@ -17,6 +17,16 @@ pytestmark = pytest.mark.libraries
 FAMILIES = {
     "gpt2": ("openai-community/gpt2", {"n_layer": 2}, {"dropout": 0.1}),  # Conv1D, dropout, learned positions
     "gemma2": ("gemma-2-2b", {}, {"attention": "eager", "method": "lora"}),  # capped scores and logits, tied head
+    "gemma4_text": (
+        "google/gemma-4-E2B:text_config",
+        {
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "vocab_size_per_layer_input": 2048,
+        },
+        {},
+    ),  # embeddings of layers, shared keys and values
     "phi3": ("Phi-3-mini-4k-instruct", {"pad_token_id": None}, {}),  # fused queries, keys and values
     "falcon": ("falcon-7b", {}, {"stack": "plain"}),  # attention beside the MLP
     "opt": ("opt-350m", {}, {"stack": "plain", "method": "full"}),  # projected embeddings

@@ -55,6 +55,7 @@ def test_a_recomputed_allocation_is_told_by_its_own_line_and_not_by_the_node_tha
     ("function", "phase", "kind"),
     [
         ("dequantize_4bit", "forward", Kind.DEQUANTIZED),
+        ("_dequant_linear_fallback", "forward", Kind.DEQUANTIZED),
         ("forward", "loss", Kind.LOGITS),
         ("step", "optimizer step", Kind.OPTIMIZER_TEMPORARY),
     ],
@@ -62,6 +63,12 @@ def test_a_recomputed_allocation_is_told_by_its_own_line_and_not_by_the_node_tha
 def test_the_kind_follows_from_phase_and_function(function, phase, kind):
     frames = [native("at::_ops::empty::call(...)"), {**MODELING, "name": function}]
     assert label_of({"frames": frames}, phase, in_head=False).kind is kind
+
+
+def test_what_is_multiplied_with_a_dequantized_weight_is_no_weight():
+    fallback = {**MODELING, "name": "_dequant_linear_fallback"}
+    frames = [native("at::_ops::addmm::call(...)"), native("at::_ops::linear::call(...)"), fallback, MODELING]
+    assert label_of({"frames": frames}, "forward", in_head=False).kind is Kind.INTERMEDIATE
 
 
 def test_a_workspace_of_cublas_is_known_by_its_stack():

@@ -29,6 +29,12 @@ def test_a_fact_that_a_stack_cannot_carry_out_is_refused(small_job, a100, fields
         profile(small_job(**fields), phantom=a100)
 
 
+def test_a_router_that_returns_two_results_cannot_be_adapted(a100):
+    with pytest.raises(UsageError, match="which returns scores and logits") as refused:
+        profile(make_job({"model": "Llama-4-Scout-17B-16E-Instruct"}), phantom=a100)
+    assert refused.value.hint.startswith("name the other linears: --targets q_proj,")
+
+
 def test_one_step_is_too_few(small_job, a100):
     with pytest.raises(UsageError, match="2 are the least"):
         profile(small_job(), phantom=a100, steps=1)
@@ -44,6 +50,14 @@ def test_weights_must_be_a_checkpoint(small_job, a100, tmp_path):
         profile(small_job(), phantom=a100, weights=Path(tmp_path))
     with pytest.raises(UsageError, match="both a checkpoint and a load of zeros"):
         profile(small_job(), phantom=a100, weights=Path(tmp_path), load=True)
+
+
+def test_weights_of_a_multi_modal_model_would_bring_its_towers(small_job, a100, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma4", "text_config": {}, "vision_config": {}}')
+    with pytest.raises(
+        UnsupportedError, match="a multi-modal gemma4, which AutoModelForCausalLM loads with its towers"
+    ):
+        profile(small_job(), phantom=a100, weights=tmp_path)
 
 
 def test_a_version_that_the_job_names_must_be_the_one_installed(small_job, a100):

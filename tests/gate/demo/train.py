@@ -19,7 +19,7 @@ SHAPE = {
 CHUNK = 256
 
 
-def build_model(rank):
+def build_model(rank, forward):
     config = AutoConfig.for_model("qwen2", num_hidden_layers=settings.LAYERS, **SHAPE)
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -29,8 +29,8 @@ def build_model(rank):
     if settings.CHECKPOINTING:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
-    if settings.FUSED_LOSS:
-        model.forward = MethodType(fused_forward, model)
+    if forward is not None:
+        model.forward = MethodType(forward, model)
     return get_peft_model(model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
 
 
@@ -63,15 +63,22 @@ def chunk_loss(head, hidden, targets):
     return functional.cross_entropy(logits.float(), targets, reduction="sum")
 
 
-def train(rank=settings.RANK):
-    model = build_model(rank)
+def embedding_forward(model, input_ids, **_):
+    """Each text is to be most like itself: the loss of an embedding model, without a head."""
+    texts = model.model(input_ids=input_ids, use_cache=False).last_hidden_state.mean(1)
+    likeness = (texts @ texts.T).float()
+    return CausalLMOutput(loss=functional.cross_entropy(likeness, torch.arange(len(texts), device="cuda")))
+
+
+def train(rank=settings.RANK, tokens=settings.TOKENS, forward=fused_forward if settings.FUSED_LOSS else None):
+    model = build_model(rank, forward)
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adamw = bitsandbytes.optim.PagedAdamW32bit if settings.PAGED_OPTIMIZER else bitsandbytes.optim.AdamW32bit
     optimizer = adamw(trained, lr=1e-4)
     history = []
     for step in range(settings.STEPS):
-        ids = torch.randint(0, SHAPE["vocab_size"], (settings.BATCH, settings.SEQUENCE)).to("cuda")
+        ids = torch.randint(0, SHAPE["vocab_size"], tokens).to("cuda")
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
@@ -84,6 +91,11 @@ def train(rank=settings.RANK):
 def train_wide():
     """With adapters so wide that their optimizer state is paged: from 100,000 elements on."""
     train(rank=16)
+
+
+def train_embeddings():
+    """On queries of a few words: bitsandbytes multiplies so few tokens with the packed weights."""
+    train(tokens=(2, 8), forward=embedding_forward)
 
 
 if __name__ == "__main__":
