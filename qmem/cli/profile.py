@@ -106,11 +106,16 @@ def _show_page(ledger: "Ledger", phantom: "Gpu | None", card: "Gpu | None") -> N
 
 
 def _estimate(ledger: "Ledger", card: "Gpu | None") -> "Ledger | None":
-    """The estimate of the same job; a complete run alone has a peak to hold it against."""
+    """The estimate of the same job on as much memory; a complete run alone has a peak to hold it against."""
+    from msgspec import structs
+
     from qmem.estimator import estimate
 
     if ledger.ended != "complete":
         return None
+    total = ledger.passport.get("total bytes")
+    if card is not None and total is not None:
+        card = structs.replace(card, total_bytes=int(total))
     try:
         return estimate(ledger.job, card, replay="full")
     except UsageError as error:

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
-from qmem.allocator import Replay, parse_settings, round_to_grain
+from msgspec import structs
+
+from qmem.allocator import AllocatorSettings, Replay, parse_settings, round_to_grain
 from qmem.allocator import replay as replay_trace
 from qmem.allocator import warnings as allocator_warnings
 from qmem.architecture import (
@@ -77,7 +79,7 @@ def estimate(job: Job, gpu: Gpu | None = None, *, replay: ReplayMode = "quick") 
     described = _describe(job, gpu)
     with _without_garbage_collection():
         trace = _walk(described, brief=replay != "full")
-        blocks, played = _replayed(job, trace, replay)
+        blocks, played = _replayed(job, trace, replay, gpu)
         settled = settle(trace, blocks, described.architecture.n_layers)
     return _ledger(described, settled, played, gpu, replay)
 
@@ -163,12 +165,20 @@ def _program(described: Described, n_layers: int, *, steady: bool = False, brief
     return walk(*described_cut, n_trained, steady=steady, brief=brief)
 
 
-def _replayed(job: Job, trace: Trace, mode: ReplayMode) -> tuple[list[int], Replay | None]:
-    """What the allocator hands out for each allocation: a multiple of 512 bytes, or the block of a replay."""
+def _replayed(job: Job, trace: Trace, mode: ReplayMode, gpu: Gpu | None) -> tuple[list[int], Replay | None]:
+    """What the allocator hands out for each allocation: a multiple of 512 bytes, or the block of a replay.
+
+    An expandable segment's range is as long as the card is large; nothing runs out.
+    """
     if mode == "none":
         return [round_to_grain(size) for size in trace.sizes], None
-    played = replay_trace(trace, parse_settings(job.alloc_conf, expandable_segments=job.expandable_segments))
+    settings = structs.replace(_settings(job), per_process_memory_fraction=1.0)
+    played = replay_trace(trace, settings, device_total=gpu.total_bytes if gpu else None)
     return played.block_bytes, played
+
+
+def _settings(job: Job) -> AllocatorSettings:
+    return parse_settings(job.alloc_conf, expandable_segments=job.expandable_segments)
 
 
 def _ledger(
@@ -280,13 +290,15 @@ def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> t
 def _warnings(described: Described) -> tuple[str, ...]:
     job = described.job
     beyond = position_warning(described.architecture, job.seq)
-    settings = parse_settings(job.alloc_conf, expandable_segments=job.expandable_segments)
+    settings = _settings(job)
+    limited = settings.per_process_memory_fraction < 1
     return (
         *described.found.notes,
         *described.plan.warnings,
         *_unquantized_experts(described),
         *([beyond] if beyond else []),
         *allocator_warnings(settings),
+        *(["per_process_memory_fraction limits nothing here: verdicts are of the whole card"] if limited else []),
     )
 
 

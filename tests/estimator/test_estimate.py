@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmem import Job, estimate
+from qmem.allocator import parse_settings, replay
 from qmem.catalogue import find_gpu
 from qmem.errors import UnsupportedError, UsageError
-from qmem.estimator import peak_requested
+from qmem.estimator import peak_requested, trace_of
 from qmem.ledger import Kind, Ledger, from_json, to_json
 
 SMALL = ("Qwen3-0.6B", "Qwen2.5-0.5B", "SmolLM2-135M", "Llama-3.2-1B")
@@ -180,3 +181,18 @@ def test_experts_that_bitsandbytes_cannot_quantize_are_a_warning():
     plain = estimate(Job(model="Qwen3-30B-A3B", seq=128, stack="plain")).warnings
     assert any("experts" in text and "fp32" not in text for text in plain)
     assert not any("experts" in text for text in estimate(Job(model="Qwen3-30B-A3B", method="lora", seq=128)).warnings)
+
+
+def test_an_expandable_range_is_as_long_as_the_card():
+    job = Job(model="SmolLM2-135M", method="full", batch=8, seq=2048, checkpointing=False, expandable_segments=True)
+    card = find_gpu("t4")  # 16 GB: what is asked for does not fit into one range
+    replayed = estimate(job, card, replay="full").peak
+    trace = trace_of(job, card)
+    settings = parse_settings("", expandable_segments=True)
+    assert replayed.reserved_bytes == replay(trace, settings, device_total=card.total_bytes).peak_reserved_bytes
+    assert replayed.reserved_bytes != replay(trace, settings).peak_reserved_bytes
+
+
+def test_a_memory_fraction_is_said_to_limit_nothing():
+    job = Job(model="SmolLM2-135M", seq=128, alloc_conf="per_process_memory_fraction:0.5")
+    assert any("per_process_memory_fraction limits nothing here" in text for text in estimate(job).warnings)

@@ -6,12 +6,14 @@ It owns what is compared; it writes nothing.  What only one of the two has is a 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import structs
+
 from qmem.architecture import describe
 from qmem.catalogue import find_gpu, find_model
 from qmem.errors import QmemError
 from qmem.estimator import estimate
 from qmem.estimator.doubt import has_experts
-from qmem.integrations.accuracy.grid import Entry, Refused
+from qmem.integrations.accuracy.grid import CAPACITY, Entry, Refused
 from qmem.integrations.accuracy.phases import PhaseError, closing_error, phase_errors
 from qmem.job import Job
 from qmem.ledger import Kind, Ledger
@@ -96,7 +98,7 @@ def score(entry: Entry, measured: Ledger | Refused | None) -> Row | Listed:
         return listed._replace(why=f"not measured: {measured.refused}")
     if measured.ended != "complete":
         return listed._replace(why=f"not measured to the end: {measured.ended}")
-    gpu = find_gpu(entry.gpu)
+    gpu = structs.replace(find_gpu(entry.gpu), total_bytes=CAPACITY)
     try:
         none, quick, full = (estimate(entry.job, gpu, replay=mode) for mode in ("none", "quick", "full"))
     except QmemError as error:
