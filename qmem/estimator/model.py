@@ -175,8 +175,8 @@ class PaperModel:
         self._cast_adapters(("a", "b"), SFT_DTYPE)
         for module, copy in self.saved.items():
             if copy.dtype != SFT_DTYPE:
-                kind = KIND_OF_DTYPE[SFT_DTYPE]
-                self.saved[module] = parameter(self.paper, copy.name, copy.shape, SFT_DTYPE, kind, trainable=True)
+                cast = parameter(self.paper, copy.name, copy.shape, SFT_DTYPE, Kind.ADAPTER, trainable=True)
+                self.saved[module] = cast
         self._cast_adapters(("a", "b"), facts.adapter_dtype)
 
     def _cast_adapters(self, fields: tuple[str, ...], dtype: str) -> None:
@@ -190,8 +190,7 @@ class PaperModel:
         for copy in sorted(plan.saved, key=lambda copy: copy.role == "head"):
             module = self.architecture.head if copy.role == "head" else self.architecture.embedding
             dtype = self._weight(module).dtype
-            kind = KIND_OF_DTYPE[dtype]
-            self.saved[module] = parameter(self.paper, copy.name, copy.shape, dtype, kind, trainable=True)
+            self.saved[module] = parameter(self.paper, copy.name, copy.shape, dtype, Kind.ADAPTER, trainable=True)
             self._copy_buffers(module, copy.name.rpartition(".")[0])
 
     def _copy_buffers(self, module: str, copy: str) -> None:

@@ -196,3 +196,11 @@ def test_an_expandable_range_is_as_long_as_the_card():
 def test_a_memory_fraction_is_said_to_limit_nothing():
     job = Job(model="SmolLM2-135M", seq=128, alloc_conf="per_process_memory_fraction:0.5")
     assert any("per_process_memory_fraction limits nothing here" in text for text in estimate(job).warnings)
+
+
+def test_the_copy_of_a_saved_module_is_a_part_of_the_adapter():
+    plain, saved = (
+        estimate(Job(model="Qwen3-0.6B", seq=128, modules_to_save=modules)) for modules in ((), ("lm_head",))
+    )
+    copies = [ledger.by_kind(ledger.peak.moment)[Kind.ADAPTER] for ledger in (plain, saved)]
+    assert copies[1] - copies[0] == 151_936 * 1024 * 4  # the tied head, in fp32 since the k-bit preparation
