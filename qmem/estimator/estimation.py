@@ -25,7 +25,7 @@ from qmem.catalogue import FoundModel, Gpu, find_model
 from qmem.catalogue.stacks import StackFacts, facts_in_force, resolve_stack
 from qmem.errors import UnsupportedError
 from qmem.estimator import paper
-from qmem.estimator.doubt import doubt
+from qmem.estimator.doubt import doubt, has_experts
 from qmem.estimator.families import check_family
 from qmem.estimator.families.parts import layer_kinds
 from qmem.estimator.model import Trained, layer_of, trained_parameters
@@ -271,9 +271,7 @@ def _assumptions(described: Described, gpu: Gpu | None, replay: ReplayMode) -> t
         sentences.append("kernels and workspaces are those of an A100 (sm_80): name a card with --gpu for its own")
     if described.job.effective_quant == "int8":
         sentences.append("int8: no activation has outlier columns, whose number depends on the data")
-    if described.architecture.family not in UNROUTED and any(
-        parameter.role == "expert" for parameter in described.architecture.parameters
-    ):
+    if described.architecture.family not in UNROUTED and has_experts(described.architecture):
         sentences.append(
             "balanced routing: every expert gets as many tokens as the others; what a grouped product allocates does"
             " not depend on it"
@@ -308,7 +306,7 @@ def _unquantized_experts(described: Described) -> Iterator[str]:
         return
     experts = sum(parameter.numel for parameter in described.architecture.parameters if parameter.role == "expert")
     if experts:
-        casts = described.facts.kbit_preparation and described.facts.cast_norms
+        casts = described.facts.kbit_preparation and described.facts.cast_norms and described.job.dtype != "fp32"
         then = "; the k-bit preparation makes them fp32, which --set cast_norms=no leaves out" if casts else ""
         stay = f"{experts:,} parameters of fused experts stay in {described.job.dtype}"
         yield f"bitsandbytes quantizes linear layers only: {stay}{then}"
